@@ -1,0 +1,1 @@
+"""kubectl-ollama: what people run."""

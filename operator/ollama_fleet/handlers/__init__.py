@@ -1,0 +1,1 @@
+"""The kopf shell: watch events become keys on the work queue."""

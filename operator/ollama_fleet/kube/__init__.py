@@ -1,0 +1,1 @@
+"""The edge to Kubernetes: client, informers, work queue, leader election, events."""

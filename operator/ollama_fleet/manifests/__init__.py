@@ -1,0 +1,1 @@
+"""A plan in, Kubernetes objects (dicts) out. Pure."""

@@ -1,0 +1,1 @@
+"""Specs and observations in, a plan out: groups, environment, actions and status. Pure."""

@@ -1,0 +1,1 @@
+"""The model store: registry client, on-disk layout, pulls."""

@@ -1,0 +1,34 @@
+"""Base classes of every document that crosses a process boundary."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Document(BaseModel):
+    """A strict, immutable document: camelCase on the wire, unknown fields are errors."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    def to_wire(self) -> dict[str, object]:
+        """The JSON form: camelCase keys, absent optional values left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Observed(Document):
+    """A document written by a possibly newer program: unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""A content digest, ``sha256:`` and 64 hexadecimal digits."""
+
+Bytes = Annotated[int, Field(ge=0)]
+"""A size in bytes."""

@@ -1,0 +1,60 @@
+# `make demo` and `make test` each do all their own set-up; everything else is for people who work on the project.
+.DEFAULT_GOAL := help
+SHELL := bash
+PY := .venv/bin/python
+export STEP_LOG := build/steps.tsv
+STEP := scripts/step
+
+.PHONY: help demo down test test-unit test-cluster test-e2e lint generate bench lock clean-steps
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: clean-steps .venv/.installed ## Local Kubernetes, the operator, and a model that answers
+	@$(STEP) "demo" $(PY) -m testbed.demo
+
+down: .venv/.installed ## Remove the demo's cluster and everything it made on this machine
+	@$(PY) -m testbed.demo --down
+
+test: clean-steps .venv/.installed ## Run every test; compiles what it needs on the first run
+	@$(STEP) "lint" $(MAKE) --no-print-directory lint
+	@$(STEP) "unit and property tests" $(MAKE) --no-print-directory test-unit
+	@$(STEP) "test bed (compiled or cached)" $(PY) -m testbed prepare
+	@$(STEP) "cluster tests" $(MAKE) --no-print-directory test-cluster
+	@$(STEP) "end-to-end tests" $(MAKE) --no-print-directory test-e2e
+	@scripts/step-table
+
+test-unit: .venv/.installed ## Tests that need no cluster
+	@$(PY) -m pytest -q -m "not cluster and not e2e"
+
+test-cluster: .venv/.installed ## Tests against a real control plane (and simulated nodes)
+	@$(PY) -m pytest -q -m cluster
+
+test-e2e: .venv/.installed ## Tests with real nodes, real pods and a real Ollama
+	@$(PY) -m pytest -q -m e2e
+
+lint: .venv/.installed ## Style, types, import directions, generated files
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check -q .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PY) -m ollama_fleet.api.generate --check .
+
+generate: .venv/.installed ## Write the CRDs, the chart's copy and the reference pages
+	@$(PY) -m ollama_fleet.api.generate .
+
+bench: .venv/.installed ## Run every benchmark in its quick form
+	@$(PY) -m benchmarks all --quick
+
+lock: .venv/.installed ## Resolve the dependencies anew
+	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
+		--extra operator --extra sidecar --extra puller pyproject.toml -o requirements/image.txt
+	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
+		--extra operator --extra sidecar --extra puller --extra cli --group dev pyproject.toml -o requirements/dev.txt
+
+clean-steps:
+	@rm -f $(STEP_LOG)
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@$(STEP) "Python environment" scripts/install
+	@touch $@

@@ -1,0 +1,88 @@
+"""Applying the objects that belong to a custom resource: only what changed, deletes only with preconditions."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ollama_fleet.api import names
+from ollama_fleet.controllers.drift import holds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.kinds import Kind, kind_of
+
+Object = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Children:
+    """Applies children and remembers in which version of each the wish was last confirmed.
+
+    The memory only spares requests: without it (after a restart) the live object is compared with the wish instead.
+    """
+
+    client: KubeClient
+    _confirmed: dict[str, str] = field(default_factory=dict)
+
+    async def apply(self, wish: Object, *, live: Object | None) -> bool:
+        """Apply ``wish`` unless ``live`` already says it; returns whether a request was made."""
+        stamped = stamp(wish)
+        if live is not None and self._holds(stamped, live):
+            return False
+        applied = await self.client.apply(stamped)
+        self._confirmed[applied["metadata"]["uid"]] = _version(applied)
+        return True
+
+    def _holds(self, wish: Object, live: Object) -> bool:
+        if applied_hash(live) != applied_hash(wish):
+            return False
+        uid = live["metadata"]["uid"]
+        if self._confirmed.get(uid) == _version(live):
+            return True
+        if not holds(wish, live):
+            return False
+        self._confirmed[uid] = _version(live)
+        return True
+
+    async def prune(self, live: Iterable[Object], *, keep: Iterable[Object]) -> list[str]:
+        """Delete the live objects that no wish names any more; returns what was deleted as ``Kind/name``."""
+        wanted = {(wish["kind"], wish["metadata"]["name"]) for wish in keep}
+        deleted = []
+        for child in live:
+            metadata = child["metadata"]
+            if (child["kind"], metadata["name"]) in wanted or "deletionTimestamp" in metadata:
+                continue
+            kind: Kind = kind_of(child)
+            await self.client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+            self._confirmed.pop(metadata["uid"], None)
+            deleted.append(f"{child['kind']}/{metadata['name']}")
+        return deleted
+
+    def forget(self, uid: str) -> None:
+        """Drop the memory of an object that is gone."""
+        self._confirmed.pop(uid, None)
+
+
+def stamp(wish: Object) -> dict[str, Any]:
+    """The wish with the hash of its own content as an annotation."""
+    wire = json.dumps(wish, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(wire.encode()).hexdigest()[:16]
+    metadata = dict(wish["metadata"])
+    metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_APPLIED_HASH: digest}
+    return {**wish, "metadata": metadata}
+
+
+def applied_hash(child: Object) -> str:
+    """The hash that an object was stamped with, empty if it never was."""
+    found: str = child["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED_HASH, "")
+    return found
+
+
+def _version(child: Object) -> str:
+    """What changes whenever somebody changes the wish's part of an object.
+
+    ``generation`` leaves out status updates, which would otherwise make every pod start look like drift; kinds
+    without one fall back to the resource version.
+    """
+    metadata = child["metadata"]
+    return str(metadata.get("generation") or metadata["resourceVersion"])

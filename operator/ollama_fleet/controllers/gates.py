@@ -1,0 +1,81 @@
+"""The readiness gate of a pod: may it take traffic? Pure.
+
+Until a node agent reports measured memory, the gate stands on what the pod's sidecar proved: the models that must be
+in memory are, with the planned digest, and each has generated a token.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from ollama_fleet.api import names
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.api.state import ModelPhase, SidecarState
+from ollama_fleet.controllers.conditions import timestamp
+from ollama_fleet.controllers.pods import PodView
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gate's condition should say."""
+
+    status: Literal["True", "False"]
+    reason: Reason
+    message: str
+
+
+def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig) -> Gate:
+    """The gate of one pod.
+
+    ``state`` is the sidecar's snapshot, fetched after the kubelet reported this container (None: not reachable);
+    ``config`` is what the plan wants the pod to serve.
+    """
+    if not pod.ollama_ready:
+        if pod.gate == "True":
+            return Gate("False", Reason.NOT_RESIDENT, _progress(state, config) or "The sidecar withdrew its readiness")
+        return Gate("False", Reason.LOADING, _progress(state, config) or "Ollama is starting")
+    if state is None:
+        # Silence is no proof in either direction: an open gate stays open, a closed one stays closed.
+        if pod.gate == "True":
+            return Gate("True", Reason.SIDECAR_UNREACHABLE, "The sidecar does not answer the operator")
+        return Gate("False", Reason.SIDECAR_UNREACHABLE, "The sidecar does not answer the operator")
+    if not state.ready:
+        return Gate("False", Reason.LOADING, _progress(state, config))
+    if state.config_hash != config.hash() and pod.gate != "True":
+        return Gate("False", Reason.CONFIG_PENDING, "The sidecar has not applied the newest configuration yet")
+    return Gate("True", Reason.RESIDENT, _progress(state, config))
+
+
+def changed(pod: PodView, gate: Gate) -> bool:
+    """Whether the pod's condition has to be written."""
+    return (pod.gate, pod.gate_reason, pod.gate_message) != (gate.status, gate.reason, gate.message)
+
+
+def condition_patch(gate: Gate, *, pod: PodView, now: datetime) -> dict[str, Any]:
+    """A strategic merge patch for the ``status`` subresource of the pod."""
+    condition = {
+        "type": names.READINESS_GATE,
+        "status": gate.status,
+        "reason": gate.reason,
+        "message": gate.message,
+    }
+    if pod.gate != gate.status:
+        condition["lastTransitionTime"] = timestamp(now)
+    return {"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}}
+
+
+def _progress(state: SidecarState | None, config: GroupConfig) -> str:
+    """How many of the models that must be in memory are; OnDemand ones come and go and would make the message churn."""
+    if state is None:
+        return ""
+    pinned = {model.name for model in config.models if model.residency == "Pinned"}
+    models = [model for model in state.models if model.name in pinned]
+    waiting = [model for model in models if model.phase is not ModelPhase.WARM]
+    summary = f"{len(models) - len(waiting)}/{len(pinned)} models in memory"
+    failed = next((model for model in waiting if model.phase is ModelPhase.FAILED), None)
+    if failed:
+        return f"{summary}; {failed.name} failed: {failed.message}"
+    if waiting:
+        return f"{summary}; waiting for {', '.join(model.name for model in waiting[:3])}"
+    return summary

@@ -1,0 +1,120 @@
+"""What a pod of a group says about itself: a small view of it, and the trouble it is in. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ollama_fleet.api import names
+from ollama_fleet.api.reasons import Reason
+
+_IMAGE_TROUBLE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_START_TROUBLE = frozenset(
+    {"CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError", "StartError"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """The facts of one pod that the operator decides on."""
+
+    namespace: str
+    name: str
+    uid: str
+    group: str
+    template_hash: str
+    config_hash: str
+    ip: str
+    node: str
+    deleting: bool
+    scheduling_gated: bool
+    puller_running: bool
+    sidecar_running: bool
+    ollama_ready: bool
+    """The kubelet's view of the Ollama container, which is the sidecar's ``/readyz``."""
+    ollama_container: str
+    """Container id; another id is another Ollama with nothing in memory."""
+    ready: bool
+    """The pod condition that Services follow."""
+    gate: str
+    """Status of the readiness gate, empty while nobody has set it."""
+    gate_reason: str
+    gate_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not come up."""
+
+    reason: Reason
+    message: str
+
+
+def view(pod: Mapping[str, Any]) -> PodView:
+    """The facts of a pod as the API server sends it."""
+    metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    gate = conditions.get(names.READINESS_GATE, {})
+    containers = {container["name"]: container for container in _statuses(status)}
+    ollama = containers.get(names.CONTAINER_OLLAMA, {})
+    return PodView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        group=labels.get(names.LABEL_GROUP, ""),
+        template_hash=annotations.get(names.ANNOTATION_TEMPLATE_HASH, ""),
+        config_hash=annotations.get(names.ANNOTATION_CONFIG_HASH, ""),
+        ip=status.get("podIP", ""),
+        node=spec.get("nodeName", ""),
+        deleting="deletionTimestamp" in metadata,
+        scheduling_gated=any(g["name"] == names.SCHEDULING_GATE for g in spec.get("schedulingGates", ())),
+        puller_running=_running(containers.get(names.CONTAINER_PULLER, {})),
+        sidecar_running=_running(containers.get(names.CONTAINER_SIDECAR, {})),
+        ollama_ready=bool(ollama.get("ready")),
+        ollama_container=ollama.get("containerID", ""),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        gate=gate.get("status", ""),
+        gate_reason=gate.get("reason", ""),
+        gate_message=gate.get("message", ""),
+    )
+
+
+def trouble(pod: Mapping[str, Any]) -> Trouble | None:
+    """What keeps a pod from running, or None when it only needs time."""
+    status = pod.get("status", {})
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return Trouble(Reason.UNSCHEDULABLE, f"No node takes the pod: {condition.get('message', '')}")
+    for container in _statuses(status):
+        found = _container_trouble(container)
+        if found:
+            return found
+    return None
+
+
+def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
+    waiting = container.get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE_TROUBLE:
+        return Trouble(
+            Reason.IMAGE_PULL_FAILED,
+            f"Image {container.get('image', '')} of container {container['name']} cannot be pulled "
+            f"({reason}): check its name, tag and pull secret. {message}",
+        )
+    if reason in _START_TROUBLE:
+        last = container.get("lastState", {}).get("terminated", {})
+        died = f" after exit code {last['exitCode']} ({last.get('reason', '')})" if "exitCode" in last else ""
+        return Trouble(
+            Reason.CONTAINER_CRASHING,
+            f"Container {container['name']} does not stay up: {reason}{died}; see its log. {message}",
+        )
+    return None
+
+
+def _statuses(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield from status.get("initContainerStatuses", ())
+    yield from status.get("containerStatuses", ())
+
+
+def _running(container: Mapping[str, Any]) -> bool:
+    return "running" in container.get("state", {})

@@ -1,0 +1,131 @@
+"""The status of an OllamaDeployment, from its plan and what is observed. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from ollama_fleet.api import names
+from ollama_fleet.api.group import GroupModel
+from ollama_fleet.api.ollamadeployment import (
+    DownloadStatus,
+    GroupStatus,
+    OllamaDeploymentStatus,
+    ServedModel,
+)
+from ollama_fleet.api.state import ModelPhase, ModelState
+from ollama_fleet.controllers.conditions import Verdict, conditions
+from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.planning.plan import Group, Plan
+
+_LADDER = (ModelPhase.FAILED, ModelPhase.PULLING, ModelPhase.CACHED, ModelPhase.LOADING, ModelPhase.WARM)
+
+
+def build(
+    plan: Plan,
+    groups: Sequence[ObservedGroup],
+    *,
+    verdict: Verdict,
+    previous: OllamaDeploymentStatus,
+    namespace: str,
+    name: str,
+    generation: int,
+    now: datetime,
+) -> OllamaDeploymentStatus:
+    """The whole status; equal input gives an equal status, so that an unchanged one need not be written."""
+    observed = {group.name: group for group in groups}
+    models = [
+        model for group in plan.groups for model in _models(group, observed.get(group.name, ObservedGroup(group.name)))
+    ]
+    wanted = sum(group.replicas for group in plan.groups)
+    ready = sum(group.ready for group in groups)
+    pinned = {model.name for group in plan.groups for model in group.config.models if model.residency == "Pinned"}
+    everywhere = [model for model in models if model.name in pinned and model.state == ModelPhase.WARM]
+    return OllamaDeploymentStatus(
+        observed_generation=generation,
+        conditions=conditions(verdict, previous=previous.conditions, generation=generation, now=now),
+        replicas=min((group.replicas for group in groups), default=0),
+        ready_replicas=min((group.ready for group in groups), default=0),
+        ready=f"{ready}/{wanted}",
+        warm=f"{len(everywhere)}/{len(pinned)}",
+        selector=_selector(name, plan.groups[0].name) if plan.groups else previous.selector,
+        endpoint=_endpoint(namespace, name, plan.groups[0].name) if plan.groups else previous.endpoint,
+        version=plan.version,
+        image=plan.image,
+        models=models,
+        groups=[_group(group, observed, namespace=namespace, name=name) for group in plan.groups],
+        effective=list(plan.effective),
+    )
+
+
+def _group(
+    group: Group, observed: dict[str, ObservedGroup], *, namespace: str, name: str
+) -> GroupStatus:
+    seen = observed.get(group.name, ObservedGroup(group.name))
+    return GroupStatus(
+        name=group.name,
+        deployment=child_name(name, group.name),
+        replicas=seen.replicas,
+        ready=seen.ready,
+        updated=seen.updated,
+        models=[model.name for model in group.config.models],
+        endpoint=_endpoint(namespace, name, group.name),
+    )
+
+
+def _models(group: Group, seen: ObservedGroup) -> Iterable[ServedModel]:
+    pods = [observed for observed in seen.pods if not observed.pod.deleting]
+    for model in group.config.models:
+        states = [state for observed in pods if (state := _state(observed, model.name))]
+        yield ServedModel(
+            name=model.name,
+            group=group.name,
+            digest=model.manifest_digest,
+            size=model.size,
+            memory=max((state.size for state in states), default=0),
+            state=_least_advanced(states, pods=len(pods)),
+            warm=sum(state.phase is ModelPhase.WARM for state in states),
+            download=_download(model, pods),
+            message=next((state.message for state in states if state.phase is ModelPhase.FAILED), ""),
+        )
+
+
+def _state(observed: ObservedPod, model: str) -> ModelState | None:
+    if observed.state is None:
+        return None
+    return next((state for state in observed.state.models if state.name == model), None)
+
+
+def _least_advanced(states: Sequence[ModelState], *, pods: int) -> str:
+    """The phase of the pod that is furthest behind; a pod that says nothing yet counts as pulling."""
+    if not pods:
+        return ""
+    if len(states) < pods:
+        return ModelPhase.PULLING
+    return min((state.phase for state in states), key=_LADDER.index)
+
+
+def _download(model: GroupModel, pods: Iterable[ObservedPod]) -> DownloadStatus | None:
+    found = [
+        progress
+        for observed in pods
+        if observed.progress
+        for progress in observed.progress.models
+        if progress.name == model.name
+    ]
+    total = sum(progress.total_bytes for progress in found)
+    if not total:
+        return None
+    completed = sum(progress.completed_bytes for progress in found)
+    return DownloadStatus(completed_bytes=completed, total_bytes=total, percent=100 * completed // total)
+
+
+def child_name(deployment: str, group: str) -> str:
+    """Name of the Deployment, Service, ConfigMap and so on of a group."""
+    return f"{deployment}-{group}"
+
+
+def _selector(deployment: str, group: str) -> str:
+    return f"{names.LABEL_DEPLOYMENT}={deployment},{names.LABEL_GROUP}={group}"
+
+
+def _endpoint(namespace: str, deployment: str, group: str) -> str:
+    return f"http://{child_name(deployment, group)}.{namespace}.svc:{names.PORT_DATA}"

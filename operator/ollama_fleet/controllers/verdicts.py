@@ -1,0 +1,109 @@
+"""From a plan and what is observed to one verdict on an OllamaDeployment. Pure.
+
+The order of the checks is the order in which somebody would have to act: a wish that cannot be planned, pods that
+cannot be made, pods that cannot start, pods that need time.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ollama_fleet.api.progress import PullPhase
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.api.state import ModelPhase
+from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working
+from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.planning.plan import Plan
+
+_STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Reason.UNAUTHORIZED})
+
+
+def judge(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Verdict:
+    """What holds for the OllamaDeployment as a whole."""
+    if plan.problems:
+        return _problem(plan, groups)
+    if suspended:
+        return _suspended(groups)
+    wanted = sum(group.replicas for group in plan.groups)
+    ready = sum(group.ready for group in groups)
+    settled = all(group.rolled_out for group in groups) and len(groups) == len(plan.groups)
+    if settled and ready >= wanted:
+        return Done(Reason.ALL_WARM, f"{ready}/{wanted} servers ready with all their models in memory")
+    return next(_reasons(groups, ready=ready, wanted=wanted))
+
+
+def _problem(plan: Plan, groups: Sequence[ObservedGroup]) -> Verdict:
+    problem = plan.problems[0]
+    more = f" (and {len(plan.problems) - 1} more)" if len(plan.problems) > 1 else ""
+    ready = sum(group.ready for group in groups)
+    kept = f"; {ready} servers of the last plan keep serving" if ready else ""
+    message = f"{problem.message}{more}{kept}"
+    if problem.terminal:
+        return Stuck(problem.reason, message)
+    return Working(problem.reason, message)
+
+
+def _suspended(groups: Sequence[ObservedGroup]) -> Verdict:
+    left = sum(len(group.pods) for group in groups)
+    if left:
+        return Working(Reason.SCALING, f"Suspending: {left} pods still end their streams")
+    return Done(Reason.SUSPENDED, "Scaled to zero by spec.suspend; caches are kept")
+
+
+def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Iterator[Verdict]:
+    count = f"{ready}/{wanted} servers ready"
+    serving = ready >= wanted
+    for group in groups:
+        if group.failure:
+            yield Stuck(_failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
+    pods = [observed for group in groups for observed in group.pods if not observed.pod.deleting]
+    for observed in pods:
+        if observed.trouble:
+            yield Stuck(observed.trouble.reason, f"{count}; pod {observed.pod.name}: {observed.trouble.message}")
+    for observed in pods:
+        yield from _pulling(observed, count)
+    for observed in pods:
+        yield from _loading(observed, count, serving=serving)
+    if any(not group.rolled_out for group in groups) and ready:
+        yield Working(Reason.ROLLING_OUT, f"{count}; {sum(g.updated for g in groups)} updated", serving)
+    if any(observed.pod.scheduling_gated for observed in pods):
+        yield Working(Reason.PLACING, f"{count}; choosing a node and filling its cache")
+    if len(pods) > wanted:
+        yield Working(Reason.SCALING, f"{count}; {len(pods) - wanted} pods to go", serving)
+    yield Working(Reason.STARTING, f"{count}; pods are starting", serving)
+
+
+def _pulling(observed: ObservedPod, count: str) -> Iterator[Verdict]:
+    if observed.progress is None:
+        return
+    for model in observed.progress.models:
+        if model.phase is PullPhase.RETRYING:
+            reason = Reason(model.reason) if model.reason in Reason else Reason.PULLING
+            message = f"{count}; {model.name}: {model.message}"
+            yield Stuck(reason, message) if reason in _STALLING_PULLS else Working(reason, message)
+    total = sum(model.total_bytes for model in observed.progress.models)
+    done = sum(model.completed_bytes for model in observed.progress.models)
+    if done < total:
+        yield Working(Reason.PULLING, f"{count}; {_gigabytes(done)} of {_gigabytes(total)} downloaded")
+
+
+def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Verdict]:
+    if observed.state is None or observed.state.ready:
+        return
+    for model in observed.state.models:
+        if model.phase is ModelPhase.FAILED:
+            yield Working(Reason.LOAD_FAILED, f"{count}; {model.name} does not load: {model.message}", serving)
+    loading = [model.name for model in observed.state.models if model.phase is not ModelPhase.WARM]
+    if loading:
+        yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}", serving)
+
+
+def _failure_reason(message: str) -> Reason:
+    # The API server gives no other handle on why a pod was refused than the text of its admission plugins.
+    if "exceeded quota" in message:
+        return Reason.QUOTA_EXCEEDED
+    if "violates PodSecurity" in message:
+        return Reason.POD_SECURITY_FORBIDDEN
+    return Reason.INVALID_SPEC
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -22,6 +22,7 @@ class Modelfile(Document):
     system: str | None = None
     template: str | None = None
     adapter: str | None = None
+    """Registry reference with a digest: ``host/namespace/name:tag@sha256:...``."""
 
 
 class GroupModel(Document):
@@ -34,7 +35,10 @@ class GroupModel(Document):
     repository: str
     """Repository in the registry, e.g. ``library/llama3.1``."""
     manifest_digest: Digest
-    """The registry's manifest, resolved by the operator; the puller fetches by this digest."""
+    """The registry's manifest, resolved by the operator; the puller takes no other."""
+    tag: str | None = None
+    """The tag that gave the digest. registry.ollama.ai serves no manifests by digest (ollama/ollama#5298):
+    the puller then asks for the tag and refuses another digest."""
     insecure: bool = False
     """Plain HTTP instead of HTTPS."""
     pull_secret: str | None = None

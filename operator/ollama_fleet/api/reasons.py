@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MODEL_SET_MISSING = "ModelSetMissing"
     MODEL_CONFLICT = "ModelConflict"
     MODEL_NOT_FOUND = "ModelNotFound"
+    INVALID_MANIFEST = "InvalidManifest"
     DIGEST_MISMATCH = "DigestMismatch"
     UNAUTHORIZED = "Unauthorized"
     SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, not a secret
@@ -40,6 +41,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     POD_SECURITY_FORBIDDEN = "PodSecurityForbidden"
     NO_CAPACITY = "NoCapacity"
+    DISK_FULL = "DiskFull"
     # The readiness gate.
     RESIDENT = "Resident"
     NOT_RESIDENT = "NotResident"

@@ -46,9 +46,7 @@ class Stuck:
 Verdict = Done | Working | Stuck
 
 
-def conditions(
-    verdict: Verdict, *, previous: Sequence[Condition], generation: int, now: datetime
-) -> list[Condition]:
+def conditions(verdict: Verdict, *, previous: Sequence[Condition], generation: int, now: datetime) -> list[Condition]:
     """The three conditions for a verdict; ``lastTransitionTime`` moves only where the status flips."""
     known = {condition.type: condition for condition in previous}
     return [
@@ -62,7 +60,11 @@ def _statuses(verdict: Verdict) -> tuple[tuple[str, ConditionStatus], ...]:
         case Done():
             return ((READY, "True"), (RECONCILING, "False"), (STALLED, "False"))
         case Working():
-            return ((READY, "True" if verdict.serving else "False"), (RECONCILING, "True"), (STALLED, "False"))
+            return (
+                (READY, "True" if verdict.serving else "False"),
+                (RECONCILING, "True"),
+                (STALLED, "False"),
+            )
         case Stuck():
             return ((READY, "False"), (RECONCILING, "False"), (STALLED, "True"))
         case _:

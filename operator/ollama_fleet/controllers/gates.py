@@ -31,20 +31,27 @@ def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig) -> 
     ``state`` is the sidecar's snapshot, fetched after the kubelet reported this container (None: not reachable);
     ``config`` is what the plan wants the pod to serve.
     """
+    progress = _progress(state, config)
     if not pod.ollama_ready:
-        if pod.gate == "True":
-            return Gate("False", Reason.NOT_RESIDENT, _progress(state, config) or "The sidecar withdrew its readiness")
-        return Gate("False", Reason.LOADING, _progress(state, config) or "Ollama is starting")
+        return _closed(pod, progress)
     if state is None:
         # Silence is no proof in either direction: an open gate stays open, a closed one stays closed.
-        if pod.gate == "True":
-            return Gate("True", Reason.SIDECAR_UNREACHABLE, "The sidecar does not answer the operator")
-        return Gate("False", Reason.SIDECAR_UNREACHABLE, "The sidecar does not answer the operator")
+        return Gate(
+            "True" if pod.gate == "True" else "False",
+            Reason.SIDECAR_UNREACHABLE,
+            "The sidecar does not answer the operator",
+        )
     if not state.ready:
-        return Gate("False", Reason.LOADING, _progress(state, config))
+        return Gate("False", Reason.LOADING, progress)
     if state.config_hash != config.hash() and pod.gate != "True":
         return Gate("False", Reason.CONFIG_PENDING, "The sidecar has not applied the newest configuration yet")
-    return Gate("True", Reason.RESIDENT, _progress(state, config))
+    return Gate("True", Reason.RESIDENT, progress)
+
+
+def _closed(pod: PodView, progress: str) -> Gate:
+    if pod.gate == "True" or pod.gate_reason == Reason.NOT_RESIDENT:
+        return Gate("False", Reason.NOT_RESIDENT, progress or "The sidecar withdrew its readiness")
+    return Gate("False", Reason.LOADING, progress or "Ollama is starting")
 
 
 def changed(pod: PodView, gate: Gate) -> bool:

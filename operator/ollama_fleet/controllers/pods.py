@@ -9,7 +9,13 @@ from ollama_fleet.api.reasons import Reason
 
 _IMAGE_TROUBLE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _START_TROUBLE = frozenset(
-    {"CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError", "StartError"}
+    {
+        "CrashLoopBackOff",
+        "RunContainerError",
+        "CreateContainerError",
+        "CreateContainerConfigError",
+        "StartError",
+    }
 )
 
 

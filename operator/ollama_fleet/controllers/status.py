@@ -56,9 +56,7 @@ def build(
     )
 
 
-def _group(
-    group: Group, observed: dict[str, ObservedGroup], *, namespace: str, name: str
-) -> GroupStatus:
+def _group(group: Group, observed: dict[str, ObservedGroup], *, namespace: str, name: str) -> GroupStatus:
     seen = observed.get(group.name, ObservedGroup(group.name))
     return GroupStatus(
         name=group.name,

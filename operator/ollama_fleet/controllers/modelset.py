@@ -1,0 +1,131 @@
+"""Reconciling a ModelSet: every entry's manifest is looked up once, and the answer stands in the status.
+
+A tag can move; the digest in the status is what deployments pull. It is looked up again when the entry changes, and
+on the schedule of the update policy.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ModelSpec, ResolvedModel
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working, conditions
+from ollama_fleet.kube import kinds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.events import EventRecorder
+from ollama_fleet.kube.informer import Informer
+from ollama_fleet.kube.queue import Key
+
+_RETRY_SECONDS = 60.0
+_AT_ONCE = 8
+
+_SOMEBODY_MUST_ACT = frozenset(
+    {
+        Reason.MODEL_NOT_FOUND,
+        Reason.DIGEST_MISMATCH,
+        Reason.UNAUTHORIZED,
+        Reason.SECRET_MISSING,
+        Reason.INVALID_SPEC,
+    }
+)
+
+
+class Resolver(Protocol):
+    """Looks a model up in its registry."""
+
+    async def resolve(self, namespace: str, spec: ModelSetSpec, model: ModelSpec) -> ResolvedModel:
+        """The registry's answer; a failure is an answer too (``ready`` false, with reason and message)."""
+        ...
+
+    def reference(self, spec: ModelSetSpec, model: ModelSpec) -> str:
+        """The full registry reference of an entry, without asking anybody."""
+        ...
+
+
+@dataclass(slots=True)
+class ModelSetController:
+    """Keeps the status of ModelSets true."""
+
+    client: KubeClient
+    model_sets: Informer
+    resolver: Resolver
+    events: EventRecorder
+    now: Callable[[], datetime]
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look up what is not known yet and write the status if it changed; seconds until it is worth another look."""
+        live = self.model_sets.get(key.namespace, key.name)
+        if live is None or "deletionTimestamp" in live["metadata"]:
+            return None
+        previous = ModelSetStatus.model_validate(live.get("status", {}))
+        try:
+            spec = ModelSetSpec.model_validate(live["spec"])
+        except ValidationError as error:
+            await self._write(live, previous, [], Stuck(Reason.INVALID_SPEC, _first(error)))
+            return None
+        resolved = await self._resolve_all(key.namespace, spec, previous)
+        verdict = judge(resolved)
+        await self._write(live, previous, resolved, verdict)
+        return None if isinstance(verdict, Done) else _RETRY_SECONDS
+
+    async def _resolve_all(self, namespace: str, spec: ModelSetSpec, previous: ModelSetStatus) -> list[ResolvedModel]:
+        known = {model.name: model for model in previous.models}
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def resolve(model: ModelSpec) -> ResolvedModel:
+            before = known.get(model.name)
+            if before is not None and still_holds(before, model, reference=self.resolver.reference(spec, model)):
+                return before
+            async with at_once:
+                return await self.resolver.resolve(namespace, spec, model)
+
+        return list(await asyncio.gather(*(resolve(model) for model in spec.models)))
+
+    async def _write(
+        self, live: Mapping[str, Any], previous: ModelSetStatus, models: list[ResolvedModel], verdict: Verdict
+    ) -> None:
+        metadata = live["metadata"]
+        status = ModelSetStatus(
+            observed_generation=metadata["generation"],
+            conditions=conditions(
+                verdict, previous=previous.conditions, generation=metadata["generation"], now=self.now()
+            ),
+            models=models,
+            resolved=f"{sum(model.ready for model in models)}/{len(models)}",
+            total_bytes=sum(model.size for model in models),
+        )
+        if status == previous:
+            return
+        await self.client.apply_status(
+            kinds.MODEL_SET, metadata["namespace"], metadata["name"], status.to_wire(), uid=metadata["uid"]
+        )
+        if isinstance(verdict, Stuck):
+            self.events.record(live, reason=verdict.reason, message=verdict.message, type="Warning")
+
+
+def still_holds(before: ResolvedModel, model: ModelSpec, *, reference: str) -> bool:
+    """Whether the registry was already asked for exactly this entry, with success."""
+    pinned = model.digest is None or model.digest == before.digest
+    return before.ready and before.reference == reference and pinned
+
+
+def judge(models: list[ResolvedModel]) -> Verdict:
+    """What holds for the set as a whole."""
+    failed = [model for model in models if not model.ready]
+    if not failed:
+        total = sum(model.size for model in models)
+        return Done(Reason.RESOLVED, f"{len(models)} models known to their registries, {total / 1e9:.1f} GB in all")
+    first = failed[0]
+    reason = Reason(first.reason)
+    message = f"{len(models) - len(failed)}/{len(models)} models known; {first.name}: {first.message}"
+    return Stuck(reason, message) if reason in _SOMEBODY_MUST_ACT else Working(reason, message)
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_input=False)[0]
+    return f"spec.{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"

@@ -1,19 +1,71 @@
-"""The API client: raw JSON in and out over the official client's connection and authentication."""
+"""The API client: raw JSON in and out, server-side apply, preconditions, typed errors.
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+Retrying is the caller's: a reconcile goes back to the work queue, an informer backs off for ever.
+"""
 
-from ollama_fleet.kube.kinds import Kind
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlencode
 
-Json = dict[str, Any]
+import aiohttp
+
+from ollama_fleet.api import names
+from ollama_fleet.kube import errors
+from ollama_fleet.kube.kinds import Kind, kind_of
+from ollama_fleet.kube.transport import Credentials, Json, Objects, OnRequest, Transport
+
+APPLY: Final = "application/apply-patch+yaml"
+JSON_PATCH: Final = "application/json-patch+json"
+MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH: Final = "application/strategic-merge-patch+json"
+
+STATUS_MANAGER: Final = f"{names.FIELD_MANAGER}-status"
+"""The field manager of status: applying the object or its status never gives up the other."""
+REQUEST_TIMEOUT: Final = 15.0
+LIST_TIMEOUT: Final = 60.0
+WATCH_SECONDS: Final = 300
+"""The server ends a watch after this time; it goes on where it was."""
+WATCH_STALL: Final = 75.0
+"""Bookmarks come about every 60 s: longer silence is a dead connection."""
+_MAX_EVENT: Final = 8 * 2**20
+
+EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+Propagation = Literal["Background", "Foreground", "Orphan"]
 
 
 class KubeClient:
-    """See each method. All raise errors of :mod:`ollama_fleet.kube.errors`."""
+    """Requests against one API server. Every method raises errors of :mod:`ollama_fleet.kube.errors`."""
+
+    def __init__(self, transport: Transport, *, timeout: float = REQUEST_TIMEOUT) -> None:
+        """``timeout`` in seconds holds for each request but lists and watches."""
+        self._transport = transport
+        self._timeout = timeout
+
+    @classmethod
+    async def connect(
+        cls,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        on_request: OnRequest | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Self:
+        """By the pod's service account, or by ``kubeconfig`` (default: ``$KUBECONFIG``) outside a cluster."""
+        credentials = Credentials(kubeconfig=kubeconfig, context=context)
+        await credentials.load()
+        return cls(Transport(credentials, on_request=on_request), timeout=timeout)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.close()
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Json | None:
         """The object, or None if there is none."""
-        raise NotImplementedError
+        try:
+            return await self._call("GET", kind, kind.path(namespace, name), verb="get")
+        except errors.NotFound:
+            return None
 
     async def list(
         self,
@@ -22,19 +74,62 @@ class KubeClient:
         namespace: str | None = None,
         label_selector: str | None = None,
         limit: int = 500,
-    ) -> tuple[list[Json], str]:
-        """All objects, read in chunks of ``limit``, and the collection's resourceVersion."""
-        raise NotImplementedError
+    ) -> tuple[Objects, str]:
+        """All objects and the collection's resourceVersion, read in chunks of ``limit``.
 
-    async def apply(self, obj: Mapping[str, Any], *, force: bool = True) -> Json:
-        """Server-side apply as the operator's field manager; unknown fields are errors."""
-        raise NotImplementedError
+        The items get the ``apiVersion`` and ``kind`` that the server leaves out.
+        """
+        items: Objects = []
+        version = ""
+        async for page, version in self.pages(kind, namespace=namespace, label_selector=label_selector, limit=limit):
+            items += page
+        return items, version
+
+    async def pages(
+        self, kind: Kind, *, namespace: str | None = None, label_selector: str | None = None, limit: int = 500
+    ) -> AsyncGenerator[tuple[Objects, str], None]:
+        """The chunks of a list, for callers that keep less than the whole; Gone if the list took too long."""
+        query: dict[str, str] = {"limit": str(limit)}
+        if label_selector:
+            query["labelSelector"] = label_selector
+        while True:
+            page = await self._call("GET", kind, kind.path(namespace), verb="list", query=query, timeout=LIST_TIMEOUT)
+            metadata = page.get("metadata") or {}
+            found = page.get("items") or []
+            for item in found:
+                item.setdefault("apiVersion", kind.api_version)
+                item.setdefault("kind", kind.kind)
+            yield found, str(metadata.get("resourceVersion", ""))
+            if not metadata.get("continue"):
+                return
+            query["continue"] = metadata["continue"]
+
+    async def apply(self, obj: Mapping[str, Any], *, force: bool = True, dry_run: bool = False) -> Json:
+        """Server-side apply as the operator's field manager.
+
+        Fields left out since the last apply vanish, unknown fields are Invalid, and an apply that changes
+        nothing leaves the resourceVersion alone. A ``metadata.uid`` in ``obj`` is a precondition.
+        """
+        kind, namespace, name = _identity(obj)
+        return await self._apply(
+            kind, kind.path(namespace, name), obj, manager=names.FIELD_MANAGER, force=force, dry_run=dry_run
+        )
 
     async def apply_status(
         self, kind: Kind, namespace: str | None, name: str, status: Mapping[str, Any], *, uid: str
     ) -> Json:
-        """Make ``status`` the whole of what this operator says; Conflict if the uid is another."""
-        raise NotImplementedError
+        """Make ``status`` the whole of what the operator says about the object with this ``uid``.
+
+        Server-side apply rather than a merge patch: a field left out vanishes without knowing what stood
+        there, and the uid makes it fail with Conflict on a later object of the same name.
+        """
+        obj = {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {"name": name, "uid": uid, **({"namespace": namespace} if namespace else {})},
+            "status": status,
+        }
+        return await self._apply(kind, kind.path(namespace, name, "status"), obj, manager=STATUS_MANAGER, force=True)
 
     async def patch(
         self,
@@ -46,16 +141,28 @@ class KubeClient:
         content_type: str,
         subresource: str | None = None,
     ) -> Json:
-        """Any other patch; ``content_type`` is one of the module's constants."""
-        raise NotImplementedError
+        """A patch that is no apply; ``content_type`` is one of this module's constants."""
+        return await self._call(
+            "PATCH",
+            kind,
+            kind.path(namespace, name, subresource),
+            verb="patch",
+            query={"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"},
+            body=body,
+            content_type=content_type,
+        )
 
     async def create(self, obj: Mapping[str, Any], *, dry_run: bool = False) -> Json:
-        """POST; with ``dry_run`` admission runs and nothing is stored."""
-        raise NotImplementedError
+        """Create; AlreadyExists if the name is taken. ``dry_run``: admission runs, nothing is stored."""
+        kind, namespace, _ = _identity(obj)
+        return await self._call(
+            "POST", kind, kind.path(namespace), verb="create", query=_write(dry_run=dry_run), body=obj
+        )
 
     async def replace(self, obj: Mapping[str, Any]) -> Json:
-        """PUT; with ``metadata.resourceVersion`` it fails with Conflict when stale."""
-        raise NotImplementedError
+        """Replace the whole object; Conflict if its ``metadata.resourceVersion`` is not the newest."""
+        kind, namespace, name = _identity(obj)
+        return await self._call("PUT", kind, kind.path(namespace, name), verb="update", query=_write(), body=obj)
 
     async def delete(
         self,
@@ -65,27 +172,115 @@ class KubeClient:
         *,
         uid: str,
         resource_version: str | None = None,
-        propagation: str = "Background",
+        propagation: Propagation = "Background",
     ) -> bool:
-        """Delete exactly this object: True if asked to go, False if it had gone; Conflict if it is another."""
-        raise NotImplementedError
+        """Delete exactly the object with this ``uid`` (and ``resource_version``).
 
-    def watch(
+        True when it was asked to go, False when there was none; Conflict when another stands there.
+        """
+        preconditions = {"uid": uid, **({"resourceVersion": resource_version} if resource_version else {})}
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+            "preconditions": preconditions,
+        }
+        try:
+            await self._call("DELETE", kind, kind.path(namespace, name), verb="delete", body=body)
+        except errors.NotFound:
+            return False
+        return True
+
+    async def watch(
         self,
         kind: Kind,
         *,
         resource_version: str,
         namespace: str | None = None,
         label_selector: str | None = None,
-    ) -> AsyncIterator[tuple[str, Json]]:
-        """(type, object) with type ADDED, MODIFIED, DELETED or BOOKMARK, until the server ends the stream."""
-        raise NotImplementedError
+        stall: float = WATCH_STALL,
+    ) -> AsyncGenerator[tuple[EventType, Json], None]:
+        """Changes after ``resource_version`` until the server ends the stream, BOOKMARKs included.
 
-    async def close(self) -> None:
-        """Close all connections."""
-        raise NotImplementedError
+        Gone when the version is too old; Timeout after ``stall`` seconds of silence.
+        """
+        query = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        if label_selector:
+            query["labelSelector"] = label_selector
+        path = f"{kind.path(namespace)}?{urlencode(query)}"
+        async with self._transport.stream(path, resource=kind.plural, stall=stall) as stream:
+            async for line in _lines(stream):
+                yield _event(line)
+
+    async def _apply(
+        self,
+        kind: Kind,
+        path: str,
+        obj: Mapping[str, Any],
+        *,
+        manager: str,
+        force: bool,
+        dry_run: bool = False,
+    ) -> Json:
+        query = {**_write(dry_run=dry_run), "fieldManager": manager, "force": "true" if force else "false"}
+        return await self._call("PATCH", kind, path, verb="apply", query=query, body=obj, content_type=APPLY)
+
+    async def _call(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        verb: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: float | None = None,
+    ) -> Json:
+        return await self._transport.json(
+            method,
+            f"{path}?{urlencode(query)}" if query else path,
+            verb=verb,
+            resource=kind.plural,
+            body=body,
+            content_type=content_type,
+            timeout=timeout or self._timeout,
+        )
 
 
-async def connect(*, kubeconfig: str | None = None, context: str | None = None, **_options: Any) -> KubeClient:
-    """In-cluster when there is a service account and no ``kubeconfig``, else by kubeconfig."""
-    raise NotImplementedError
+def _write(*, dry_run: bool = False) -> dict[str, str]:
+    query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
+    return {**query, "dryRun": "All"} if dry_run else query
+
+
+def _identity(obj: Mapping[str, Any]) -> tuple[Kind, str | None, str]:
+    metadata = obj["metadata"]
+    return kind_of(obj), metadata.get("namespace"), metadata["name"]
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Complete lines; one longer than 8 MiB (etcd stores at most 1.5 MiB an object) is a broken stream."""
+    rest = b""
+    async for chunk in stream.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else (rest + chunk,)
+        for line in lines:
+            if line:
+                yield line
+        if len(rest) > _MAX_EVENT:
+            raise errors.Unavailable(f"a watch event is larger than {_MAX_EVENT} bytes")
+
+
+def _event(line: bytes) -> tuple[EventType, Json]:
+    try:
+        event = json.loads(line)
+        kind, obj = event["type"], event["object"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.Unavailable(f"not a watch event: {error}") from error
+    if kind == "ERROR":
+        raise errors.from_status(int(obj.get("code") or 500), obj)
+    return kind, obj

@@ -8,6 +8,7 @@ from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import Kind
 
 Json = dict[str, Any]
+Objects = list[Json]
 Handler = Callable[[Json | None, Json | None], None]
 Index = Callable[[Json], Iterable[str]]
 
@@ -43,11 +44,11 @@ class Informer:
         """The object as last seen."""
         raise NotImplementedError
 
-    def list(self, namespace: str | None = None) -> list[Json]:
+    def list(self, namespace: str | None = None) -> Objects:
         """All objects, or those of one namespace."""
         raise NotImplementedError
 
-    def by_index(self, index: str, value: str) -> list[Json]:
+    def by_index(self, index: str, value: str) -> Objects:
         """The objects for which the index function gave ``value``."""
         raise NotImplementedError
 

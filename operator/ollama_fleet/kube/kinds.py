@@ -1,5 +1,6 @@
 """The kinds that the operator reads or writes, and where the API server keeps them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,7 +81,7 @@ ALL: Final = (
 _BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in ALL}
 
 
-def kind_of(obj: dict[str, object]) -> Kind:
+def kind_of(obj: Mapping[str, object]) -> Kind:
     """The kind that ``apiVersion`` and ``kind`` of an object name.
 
     Raises KeyError for one that the operator has nothing to do with.

@@ -81,8 +81,9 @@ class KubeClient:
         """
         items: Objects = []
         version = ""
-        async for page, version in self.pages(kind, namespace=namespace, label_selector=label_selector, limit=limit):
+        async for page, newest in self.pages(kind, namespace=namespace, label_selector=label_selector, limit=limit):
             items += page
+            version = newest
         return items, version
 
     async def pages(

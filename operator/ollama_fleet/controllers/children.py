@@ -8,10 +8,16 @@ from typing import Any
 
 from ollama_fleet.api import names
 from ollama_fleet.controllers.drift import holds
+from ollama_fleet.controllers.observation import owned
+from ollama_fleet.kube import errors
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import Kind, kind_of
 
 Object = Mapping[str, Any]
+
+
+class NameTaken(Exception):
+    """An object of the name that a child needs exists and belongs to somebody else."""
 
 
 @dataclass(slots=True)
@@ -24,14 +30,32 @@ class Children:
     client: KubeClient
     _confirmed: dict[str, str] = field(default_factory=dict)
 
-    async def apply(self, wish: Object, *, live: Object | None) -> bool:
-        """Apply ``wish`` unless ``live`` already says it; returns whether a request was made."""
+    async def apply(self, wish: Object, *, live: Object | None, owner: Object) -> bool:
+        """Apply ``wish`` unless ``live`` already says it; returns whether a request was made.
+
+        Raises NameTaken rather than seize an object of the same name that is not the owner's.
+        """
         stamped = stamp(wish)
         if live is not None and self._holds(stamped, live):
             return False
+        if live is None:
+            await self._refuse_foreign(stamped, owner)
         applied = await self.client.apply(stamped)
         self._confirmed[applied["metadata"]["uid"]] = _version(applied)
         return True
+
+    async def _refuse_foreign(self, wish: Object, owner: Object) -> None:
+        """A forced apply would take over whatever has the name; the cache only knows objects with our label."""
+        metadata = wish["metadata"]
+        found = await self.client.get(kind_of(wish), metadata["namespace"], metadata["name"])
+        if found is None or owned(found, owner):
+            return
+        if _left_behind(found, owner):
+            raise errors.Conflict(f"{wish['kind']} {metadata['name']} of the deleted predecessor is still there")
+        raise NameTaken(
+            f"{wish['kind']} {metadata['name']} exists and does not belong to this OllamaDeployment: "
+            "delete or rename it, or rename the OllamaDeployment"
+        )
 
     def _holds(self, wish: Object, live: Object) -> bool:
         if applied_hash(live) != applied_hash(wish):
@@ -76,6 +100,14 @@ def applied_hash(child: Object) -> str:
     """The hash that an object was stamped with, empty if it never was."""
     found: str = child["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED_HASH, "")
     return found
+
+
+def _left_behind(child: Object, owner: Object) -> bool:
+    """Whether the child belonged to an earlier object of the owner's name: the garbage collector is on its way."""
+    return any(
+        reference["kind"] == owner["kind"] and reference["name"] == owner["metadata"]["name"]
+        for reference in child["metadata"].get("ownerReferences", ())
+    )
 
 
 def _version(child: Object) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ModelSpec, ResolvedModel
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working, conditions
+from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
@@ -66,7 +67,7 @@ class ModelSetController:
         try:
             spec = ModelSetSpec.model_validate(live["spec"])
         except ValidationError as error:
-            await self._write(live, previous, [], Stuck(Reason.INVALID_SPEC, _first(error)))
+            await self._write(live, previous, [], Stuck(Reason.INVALID_SPEC, first_problem(error)))
             return None
         resolved = await self._resolve_all(key.namespace, spec, previous)
         verdict = judge(resolved)
@@ -125,7 +126,3 @@ def judge(models: list[ResolvedModel]) -> Verdict:
     message = f"{len(models) - len(failed)}/{len(models)} models known; {first.name}: {first.message}"
     return Stuck(reason, message) if reason in _SOMEBODY_MUST_ACT else Working(reason, message)
 
-
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_input=False)[0]
-    return f"spec.{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"

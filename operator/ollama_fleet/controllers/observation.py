@@ -67,3 +67,11 @@ class ObservedGroup:
         conditions = self.deployment.get("status", {}).get("conditions", ())
         failed = (c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True")
         return next((str(c.get("message", "")) for c in failed), "")
+
+
+def owned(child: Object, owner: Object) -> bool:
+    """Whether ``owner`` is the controller of ``child``."""
+    return any(
+        reference.get("controller") and reference["uid"] == owner["metadata"]["uid"]
+        for reference in child["metadata"].get("ownerReferences", ())
+    )

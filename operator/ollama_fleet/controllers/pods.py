@@ -41,6 +41,8 @@ class PodView:
     """Container id; another id is another Ollama with nothing in memory."""
     ready: bool
     """The pod condition that Services follow."""
+    gated: bool
+    """Whether the pod has the readiness gate at all."""
     gate: str
     """Status of the readiness gate, empty while nobody has set it."""
     gate_reason: str
@@ -79,6 +81,7 @@ def view(pod: Mapping[str, Any]) -> PodView:
         ollama_ready=bool(ollama.get("ready")),
         ollama_container=ollama.get("containerID", ""),
         ready=conditions.get("Ready", {}).get("status") == "True",
+        gated=any(g["conditionType"] == names.READINESS_GATE for g in spec.get("readinessGates", ())),
         gate=gate.get("status", ""),
         gate_reason=gate.get("reason", ""),
         gate_message=gate.get("message", ""),

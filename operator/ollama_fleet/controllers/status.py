@@ -14,6 +14,7 @@ from ollama_fleet.api.ollamadeployment import (
 from ollama_fleet.api.state import ModelPhase, ModelState
 from ollama_fleet.controllers.conditions import Verdict, conditions
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.manifests.render import Owner
 from ollama_fleet.planning.plan import Group, Plan
 
 _LADDER = (ModelPhase.FAILED, ModelPhase.PULLING, ModelPhase.CACHED, ModelPhase.LOADING, ModelPhase.WARM)
@@ -25,8 +26,7 @@ def build(
     *,
     verdict: Verdict,
     previous: OllamaDeploymentStatus,
-    namespace: str,
-    name: str,
+    owner: Owner,
     generation: int,
     now: datetime,
 ) -> OllamaDeploymentStatus:
@@ -46,26 +46,26 @@ def build(
         ready_replicas=min((group.ready for group in groups), default=0),
         ready=f"{ready}/{wanted}",
         warm=f"{len(everywhere)}/{len(pinned)}",
-        selector=_selector(name, plan.groups[0].name) if plan.groups else previous.selector,
-        endpoint=_endpoint(namespace, name, plan.groups[0].name) if plan.groups else previous.endpoint,
+        selector=_selector(owner.name, plan.groups[0].name) if plan.groups else previous.selector,
+        endpoint=_endpoint(owner, plan.groups[0].name) if plan.groups else previous.endpoint,
         version=plan.version,
         image=plan.image,
         models=models,
-        groups=[_group(group, observed, namespace=namespace, name=name) for group in plan.groups],
+        groups=[_group(group, observed, owner=owner) for group in plan.groups],
         effective=list(plan.effective),
     )
 
 
-def _group(group: Group, observed: dict[str, ObservedGroup], *, namespace: str, name: str) -> GroupStatus:
+def _group(group: Group, observed: dict[str, ObservedGroup], *, owner: Owner) -> GroupStatus:
     seen = observed.get(group.name, ObservedGroup(group.name))
     return GroupStatus(
         name=group.name,
-        deployment=child_name(name, group.name),
+        deployment=child_name(owner.name, group.name),
         replicas=seen.replicas,
         ready=seen.ready,
         updated=seen.updated,
         models=[model.name for model in group.config.models],
-        endpoint=_endpoint(namespace, name, group.name),
+        endpoint=_endpoint(owner, group.name),
     )
 
 
@@ -125,5 +125,10 @@ def _selector(deployment: str, group: str) -> str:
     return f"{names.LABEL_DEPLOYMENT}={deployment},{names.LABEL_GROUP}={group}"
 
 
-def _endpoint(namespace: str, deployment: str, group: str) -> str:
-    return f"http://{child_name(deployment, group)}.{namespace}.svc:{names.PORT_DATA}"
+def _endpoint(owner: Owner, group: str) -> str:
+    return f"http://{child_name(owner.name, group)}.{owner.namespace}.svc:{names.PORT_DATA}"
+
+
+def reason_of(status: OllamaDeploymentStatus) -> str:
+    """The reason that the last written status gave, empty for none."""
+    return next((condition.reason for condition in status.conditions), "")

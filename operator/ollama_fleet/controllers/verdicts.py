@@ -53,7 +53,7 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
     serving = ready >= wanted
     for group in groups:
         if group.failure:
-            yield Stuck(_failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
+            yield Stuck(failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
     pods = [observed for group in groups for observed in group.pods if not observed.pod.deleting]
     for observed in pods:
         if observed.trouble:
@@ -96,7 +96,8 @@ def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Ve
         yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}", serving)
 
 
-def _failure_reason(message: str) -> Reason:
+def failure_reason(message: str) -> Reason:
+    """The reason behind a refusal of the API server."""
     # The API server gives no other handle on why a pod was refused than the text of its admission plugins.
     if "exceeded quota" in message:
         return Reason.QUOTA_EXCEEDED

@@ -1,0 +1,145 @@
+"""The operator's memory of the cluster: one informer per kind, and whose key a change concerns."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ollama_fleet.api import names
+from ollama_fleet.kube import kinds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.informer import Handler, Informer
+from ollama_fleet.kube.kinds import Kind
+from ollama_fleet.kube.queue import Key
+
+Json = dict[str, Any]
+Enqueue = Callable[[Key], None]
+
+BY_DEPLOYMENT = "deployment"
+"""Index of children and pods by ``namespace/name`` of their OllamaDeployment."""
+BY_MODEL_SET = "model-set"
+"""Index of OllamaDeployments by ``namespace/name`` of the ModelSets they name."""
+
+_MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Informers of everything that a reconcile reads."""
+
+    ollama_deployments: Informer
+    model_sets: Informer
+    deployments: Informer
+    services: Informer
+    config_maps: Informer
+    disruption_budgets: Informer
+    network_policies: Informer
+    jobs: Informer
+    pods: Informer
+    nodes: Informer
+
+    def all(self) -> Iterator[Informer]:
+        """Every informer, to run and to wait for."""
+        for field in fields(self):
+            yield getattr(self, field.name)
+
+    def children(self) -> tuple[Informer, ...]:
+        """Informers of the kinds that are applied for an OllamaDeployment."""
+        return (
+            self.deployments,
+            self.services,
+            self.config_maps,
+            self.disruption_budgets,
+            self.network_policies,
+            self.jobs,
+        )
+
+
+def build(client: KubeClient) -> Caches:
+    """The informers, not yet running. Children are selected on the server by their label."""
+
+    def children(kind: Kind, project: Callable[[Json], Json] | None = None) -> Informer:
+        options = {"project": project} if project else {}
+        return Informer(client, kind, label_selector=_MANAGED, indices={BY_DEPLOYMENT: _deployment_of}, **options)
+
+    return Caches(
+        ollama_deployments=Informer(client, kinds.OLLAMA_DEPLOYMENT, indices={BY_MODEL_SET: _model_sets_of}),
+        model_sets=Informer(client, kinds.MODEL_SET),
+        deployments=children(kinds.DEPLOYMENT),
+        services=children(kinds.SERVICE),
+        config_maps=children(kinds.CONFIG_MAP),
+        disruption_budgets=children(kinds.PDB),
+        network_policies=children(kinds.NETWORK_POLICY),
+        jobs=children(kinds.JOB),
+        pods=children(kinds.POD, project=_pod),
+        nodes=Informer(client, kinds.NODE, project=_node),
+    )
+
+
+def connect(caches: Caches, enqueue: Enqueue) -> None:
+    """Turn changes of what is observed into keys: children and pods wake their owner, ModelSets their users."""
+
+    def owner(old: Json | None, new: Json | None) -> None:
+        for obj in (old, new):
+            if obj is not None:
+                for value in _deployment_of(obj):
+                    namespace, _, name = value.partition("/")
+                    enqueue(Key(kinds.OLLAMA_DEPLOYMENT, namespace, name))
+
+    def itself(kind: Kind) -> Handler:
+        def handler(old: Json | None, new: Json | None) -> None:
+            metadata = (new or old or {})["metadata"]
+            enqueue(Key(kind, metadata["namespace"], metadata["name"]))
+
+        return handler
+
+    def users(old: Json | None, new: Json | None) -> None:
+        metadata = (new or old or {})["metadata"]
+        for user in caches.ollama_deployments.by_index(BY_MODEL_SET, f"{metadata['namespace']}/{metadata['name']}"):
+            enqueue(Key(kinds.OLLAMA_DEPLOYMENT, user["metadata"]["namespace"], user["metadata"]["name"]))
+
+    for informer in (*caches.children(), caches.pods):
+        informer.add_handler(owner)
+    caches.model_sets.add_handler(users)
+    # kopf sends these keys too, and may do so before the informer knows of the change: then this one counts.
+    caches.ollama_deployments.add_handler(itself(kinds.OLLAMA_DEPLOYMENT))
+    caches.model_sets.add_handler(itself(kinds.MODEL_SET))
+
+
+def _deployment_of(obj: Json) -> Iterator[str]:
+    metadata = obj["metadata"]
+    name = metadata.get("labels", {}).get(names.LABEL_DEPLOYMENT)
+    if name:
+        yield f"{metadata['namespace']}/{name}"
+
+
+def _model_sets_of(obj: Json) -> Iterator[str]:
+    for reference in obj.get("spec", {}).get("modelSets", ()):
+        yield f"{obj['metadata']['namespace']}/{reference['name']}"
+
+
+def _pod(pod: Json) -> Json:
+    """Pods are the most numerous objects; containers, volumes and the like are never looked at again."""
+    metadata, spec = pod["metadata"], pod.get("spec", {})
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "annotations", "deletionTimestamp")
+    return {
+        "apiVersion": pod.get("apiVersion", "v1"),
+        "kind": "Pod",
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
+        "spec": {key: spec[key] for key in ("nodeName", "readinessGates", "schedulingGates") if key in spec},
+        "status": pod.get("status", {}),
+    }
+
+
+def _node(node: Json) -> Json:
+    """Labels, taints and allocatable decide a placement; images and addresses change all the time."""
+    metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion", "labels") if key in metadata},
+        "spec": {key: spec[key] for key in ("taints", "unschedulable") if key in spec},
+        "status": {
+            "allocatable": status.get("allocatable", {}),
+            "conditions": [c for c in status.get("conditions", ()) if c["type"] == "Ready"],
+        },
+    }

@@ -1,0 +1,101 @@
+"""Reading what stands in the cluster for one OllamaDeployment: caches first, then its own pods."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from ollama_fleet.api import names
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.state import SidecarState
+from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
+from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
+from ollama_fleet.controllers.pods import PodView, trouble, view
+from ollama_fleet.controllers.podservers import PodServers
+
+Object = Mapping[str, Any]
+
+CONFIG_KEY = names.PATH_CONFIG.rpartition("/")[2]
+"""Key of the group configuration in its ConfigMap."""
+
+
+@dataclass(slots=True)
+class Observer:
+    """Observes groups. Remembers the last state of each warm pod, so that a converged fleet is not asked again."""
+
+    caches: Caches
+    servers: PodServers
+    _states: dict[str, tuple[str, SidecarState]] = field(default_factory=dict)
+    """By pod uid: the Ollama container that was asked, and its sidecar's answer."""
+
+    def children(self, owner: Object) -> list[Object]:
+        """All live children of an OllamaDeployment, of every kind that is applied for it."""
+        return [
+            child
+            for informer in self.caches.children()
+            for child in informer.by_index(BY_DEPLOYMENT, _key(owner))
+            if owned(child, owner)
+        ]
+
+    def configs(self, owner: Object) -> dict[str, GroupConfig]:
+        """The configuration that stands in the cluster, by group: the plan in force."""
+        found = {}
+        for config_map in self.caches.config_maps.by_index(BY_DEPLOYMENT, _key(owner)):
+            try:
+                config = GroupConfig.model_validate_json(config_map.get("data", {}).get(CONFIG_KEY, ""))
+            except ValidationError:
+                # Written by another version of the operator, or edited: as good as absent, it is applied again.
+                continue
+            found[config.group] = config
+        return found
+
+    async def groups(self, owner: Object, configs: Mapping[str, GroupConfig]) -> list[ObservedGroup]:
+        """The groups as they stand; ``configs`` says what their pods should serve."""
+        key = _key(owner)
+        observed = await asyncio.gather(
+            *(self._pod(pod, configs) for pod in self.caches.pods.by_index(BY_DEPLOYMENT, key))
+        )
+        deployments = {
+            deployment["metadata"]["labels"].get(names.LABEL_GROUP, ""): deployment
+            for deployment in self.caches.deployments.by_index(BY_DEPLOYMENT, key)
+            if owned(deployment, owner)
+        }
+        return [
+            ObservedGroup(
+                name=group,
+                deployment=deployments.get(group),
+                pods=tuple(sorted((o for o in observed if o.pod.group == group), key=lambda o: o.pod.name)),
+            )
+            for group in sorted({*configs, *deployments})
+        ]
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod that is gone."""
+        self._states.pop(uid, None)
+
+    async def _pod(self, raw: Object, configs: Mapping[str, GroupConfig]) -> ObservedPod:
+        pod = view(raw)
+        config = configs.get(pod.group)
+        found = trouble(raw)
+        if pod.puller_running and pod.ip:
+            return ObservedPod(pod, found, progress=await self.servers.progress(pod.ip))
+        return ObservedPod(pod, found, state=await self._state(pod, config))
+
+    async def _state(self, pod: PodView, config: GroupConfig | None) -> SidecarState | None:
+        """The sidecar's state: remembered while nothing can have changed, else asked for."""
+        if not pod.sidecar_running or not pod.ip:
+            return None
+        container, known = self._states.get(pod.uid, ("", None))
+        settled = pod.ready and pod.ollama_ready and known is not None and known.ready
+        if settled and container == pod.ollama_container and config is not None and known.config_hash == config.hash():
+            return known
+        state = await self.servers.state(pod.ip)
+        if state is not None:
+            self._states[pod.uid] = (pod.ollama_container, state)
+        return state
+
+
+def _key(owner: Object) -> str:
+    return f"{owner['metadata']['namespace']}/{owner['metadata']['name']}"

@@ -1,0 +1,155 @@
+"""Reconciling an OllamaDeployment: observe, plan, apply, and say in the status what holds.
+
+Level-triggered: everything is decided from the caches and the pods' own answers, whatever woke the key. Each step
+is safe to repeat, and a converged deployment makes no request at all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, OllamaDeploymentStatus
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.controllers import status, verdicts
+from ollama_fleet.controllers.caches import Caches
+from ollama_fleet.controllers.children import Children, NameTaken
+from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
+from ollama_fleet.controllers.invalid import first_problem
+from ollama_fleet.controllers.observation import ObservedGroup
+from ollama_fleet.controllers.observer import Observer
+from ollama_fleet.controllers.podwriter import PodWriter
+from ollama_fleet.kube import errors, kinds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.events import EventRecorder
+from ollama_fleet.kube.queue import Key
+from ollama_fleet.manifests.render import Owner, render
+from ollama_fleet.planning.plan import Plan, plan_deployment
+from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
+
+Object = Mapping[str, Any]
+
+_LOOK_AGAIN_SECONDS: Final = 2.0
+"""Pulls and loads are followed by asking the pods, which send no events."""
+_STUCK_SECONDS: Final = 30.0
+"""What somebody else must mend outside the objects we watch (a registry, a quota)."""
+
+
+@dataclass(slots=True)
+class OllamaDeploymentController:
+    """Makes OllamaDeployments true."""
+
+    client: KubeClient
+    caches: Caches
+    observer: Observer
+    children: Children
+    pods: PodWriter
+    events: EventRecorder
+    policy: ImagePolicy
+    now: Callable[[], datetime]
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass over one OllamaDeployment; seconds after which it wants another look, or None."""
+        live = self.caches.ollama_deployments.get(key.namespace, key.name)
+        if live is None or "deletionTimestamp" in live["metadata"]:
+            # The garbage collector follows the owner references of the children.
+            return None
+        previous = OllamaDeploymentStatus.model_validate(live.get("status", {}))
+        try:
+            spec = OllamaDeploymentSpec.model_validate(live["spec"])
+        except ValidationError as error:
+            await self._write(live, previous, previous, Stuck(Reason.INVALID_SPEC, first_problem(error)))
+            return None
+        in_force = self.observer.configs(live)
+        plan = plan_deployment(self._request(live, spec, in_force))
+        refusal = None
+        if not plan.problems:
+            refusal = await self._apply(live, plan)
+            in_force = {group.name: group.config for group in plan.groups}
+        groups = await self.observer.groups(live, in_force)
+        await self.pods.update(groups, in_force)
+        verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
+        wanted = status.build(
+            plan,
+            groups,
+            verdict=verdict,
+            previous=previous,
+            owner=Owner.of(live),
+            generation=live["metadata"]["generation"],
+            now=self.now(),
+        )
+        await self._write(live, previous, wanted, verdict)
+        return _next_look(verdict, groups)
+
+    def _request(self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig]) -> PlanRequest:
+        metadata = live["metadata"]
+        names_ = [reference.name for reference in spec.model_sets]
+        return PlanRequest(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            spec=spec,
+            model_sets={name: self._model_set(metadata["namespace"], name) for name in names_},
+            previous=tuple(PreviousGroup(name=name, config=config) for name, config in sorted(in_force.items())),
+            policy=self.policy,
+        )
+
+    def _model_set(self, namespace: str, name: str) -> ModelSetView | None:
+        live = self.caches.model_sets.get(namespace, name)
+        if live is None:
+            return None
+        return ModelSetView(
+            name=name,
+            spec=ModelSetSpec.model_validate(live["spec"]),
+            status=ModelSetStatus.model_validate(live.get("status", {})),
+        )
+
+    async def _apply(self, live: Object, plan: Plan) -> Stuck | None:
+        """Apply the plan's objects, then delete what it no longer names; what the API server refuses is a verdict."""
+        known = self.observer.children(live)
+        by_name = {(child["kind"], child["metadata"]["name"]): child for child in known}
+        wishes = [
+            wish
+            for group in plan.groups
+            for wish in render(group, owner=Owner.of(live), live=self._deployment(live, group.name))
+        ]
+        try:
+            for wish in wishes:
+                await self.children.apply(wish, live=by_name.get((wish["kind"], wish["metadata"]["name"])), owner=live)
+        except NameTaken as taken:
+            return Stuck(Reason.INVALID_SPEC, str(taken))
+        except errors.Invalid as refused:
+            field, message = refused.causes[0] if refused.causes else ("", str(refused))
+            return Stuck(Reason.INVALID_SPEC, f"The API server refuses {wish['kind']} {field}: {message}")
+        except errors.Forbidden as refused:
+            return Stuck(verdicts.failure_reason(str(refused)), str(refused))
+        await self.children.prune(known, keep=wishes)
+        return None
+
+    def _deployment(self, live: Object, group: str) -> Object | None:
+        metadata = live["metadata"]
+        return self.caches.deployments.get(metadata["namespace"], status.child_name(metadata["name"], group))
+
+    async def _write(
+        self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus, verdict: Verdict
+    ) -> None:
+        if wanted == previous:
+            return
+        metadata = live["metadata"]
+        await self.client.apply_status(
+            kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], wanted.to_wire(), uid=metadata["uid"]
+        )
+        if status.reason_of(previous) != verdict.reason:
+            kind = "Warning" if isinstance(verdict, Stuck) else "Normal"
+            self.events.record(live, reason=verdict.reason, message=verdict.message, type=kind)
+
+
+def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:
+    if isinstance(verdict, Done):
+        return None
+    if any(observed.pod.sidecar_running or observed.pod.puller_running for g in groups for observed in g.pods):
+        return _LOOK_AGAIN_SECONDS
+    return _STUCK_SECONDS if isinstance(verdict, Stuck) else None

@@ -1,0 +1,69 @@
+"""The operator's writes on pods: the readiness gate, and the nudge that makes a kubelet sync a new configuration."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ollama_fleet.api import names
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.controllers import gates
+from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.kube import errors, kinds
+from ollama_fleet.kube.client import MERGE_PATCH, STRATEGIC_MERGE_PATCH, KubeClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PodWriter:
+    """Brings gates and configuration hashes of pods up to date; an unchanged pod is not written."""
+
+    client: KubeClient
+    now: Callable[[], datetime]
+
+    async def update(self, groups: Sequence[ObservedGroup], configs: Mapping[str, GroupConfig]) -> None:
+        """Write what differs, all pods at once."""
+        await asyncio.gather(
+            *(
+                self._pod(observed, configs[group.name])
+                for group in groups
+                if group.name in configs
+                for observed in group.pods
+                if not observed.pod.deleting
+            )
+        )
+
+    async def _pod(self, observed: ObservedPod, config: GroupConfig) -> None:
+        try:
+            await self._nudge(observed, config)
+            await self._gate(observed, config)
+        except (errors.NotFound, errors.Conflict):
+            # The pod went or changed meanwhile: its event brings the key back.
+            logger.debug("pod changed under the write", extra={"pod": observed.pod.name})
+
+    async def _nudge(self, observed: ObservedPod, config: GroupConfig) -> None:
+        """A kubelet looks at a pod's ConfigMaps about once a minute, but at once when the pod changes."""
+        pod = observed.pod
+        if pod.config_hash == config.hash():
+            return
+        body = {"metadata": {"uid": pod.uid, "annotations": {names.ANNOTATION_CONFIG_HASH: config.hash()}}}
+        await self.client.patch(kinds.POD, pod.namespace, pod.name, body, content_type=MERGE_PATCH)
+
+    async def _gate(self, observed: ObservedPod, config: GroupConfig) -> None:
+        pod = observed.pod
+        if not pod.gated or not pod.sidecar_running:
+            return
+        gate = gates.decide(pod, state=observed.state, config=config)
+        if not gates.changed(pod, gate):
+            return
+        body = gates.condition_patch(gate, pod=pod, now=self.now())
+        await self.client.patch(
+            kinds.POD, pod.namespace, pod.name, body, content_type=STRATEGIC_MERGE_PATCH, subresource="status"
+        )
+        if pod.gate != gate.status:
+            logger.info(
+                "readiness gate",
+                extra={"pod": f"{pod.namespace}/{pod.name}", "status": gate.status, "reason": gate.reason},
+            )

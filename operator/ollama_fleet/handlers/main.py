@@ -1,0 +1,234 @@
+"""The operator's process: wins the Lease, fills the caches, runs kopf and the workers."""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from ollama_fleet import __version__
+from ollama_fleet.controllers.caches import Caches, build, connect
+from ollama_fleet.controllers.children import Children
+from ollama_fleet.controllers.modelset import ModelSetController
+from ollama_fleet.controllers.observer import Observer
+from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
+from ollama_fleet.controllers.podservers import PodServers
+from ollama_fleet.controllers.podwriter import PodWriter
+from ollama_fleet.controllers.resolver import RegistryResolver
+from ollama_fleet.handlers.shell import run_shell
+from ollama_fleet.kube import kinds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.events import EventRecorder
+from ollama_fleet.kube.leader import REQUEST_TIMEOUT, LeaderThread
+from ollama_fleet.kube.queue import Key, Priority, WorkQueue
+from ollama_fleet.kube.workers import Reconcile, run_workers, stuck
+from ollama_fleet.planning.request import ImagePolicy
+from ollama_fleet.telemetry import logs
+from ollama_fleet.telemetry.health import Health, Heartbeat, serve
+from ollama_fleet.telemetry.metrics import OperatorMetrics
+
+logger = logging.getLogger(__name__)
+
+LOOP_LIMIT_SECONDS: Final = 30.0
+RESYNC_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    fleet_image: str
+    ollama_repository: str
+    workers: int
+    namespace: str
+    lease_name: str
+    identity: str
+    health_port: int
+    log_format: logs.Format
+    kubeconfig: str | None
+    context: str | None
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; exits with 2 and a message when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="ollama-fleet operator", description="Makes OllamaDeployments and ModelSets true."
+    )
+    add = parser.add_argument
+    add("--fleet-image", required=True, help="image of the puller and the sidecar: this product's own")
+    add("--ollama-repository", default="ollama/ollama", help="repository of the Ollama images (default: %(default)s)")
+    add("--workers", type=int, default=8, help="reconciles at the same time (default: %(default)s)")
+    add(
+        "--namespace",
+        default=os.environ.get("POD_NAMESPACE", "default"),
+        help="namespace of the Lease (default: $POD_NAMESPACE)",
+    )
+    add("--lease-name", default="ollama-fleet", help="name of the Lease (default: %(default)s)")
+    add("--identity", default=os.environ.get("POD_NAME", socket.gethostname()), help="who this is (default: $POD_NAME)")
+    add("--health-port", type=int, default=8080, help="/livez, /readyz, /metrics (default: %(default)s)")
+    add("--log-format", choices=("json", "text"), default="json")
+    add("--kubeconfig", help="outside a cluster (default: $KUBECONFIG)")
+    add("--context", help="context of the kubeconfig")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until SIGTERM; the exit code."""
+    options = parse(arguments)
+    logs.setup(log_format=options.log_format)
+    logger.info("operator starts", extra={"version": __version__, "identity": options.identity})
+    return asyncio.run(Operator(options).run())
+
+
+@dataclass(slots=True)
+class Operator:
+    """The process as one object."""
+
+    options: Options
+    metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    queue: WorkQueue = field(default_factory=WorkQueue)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    elected: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> int:
+        """Serve health at once, campaign, lead when elected, give the Lease back at the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        client = await self._connect()
+        caches = build(client)
+        loop_beat = Heartbeat("the event loop", limit=LOOP_LIMIT_SECONDS)
+        health = Health(
+            live={"loop": loop_beat.check, "workers": partial(stuck, self.queue)},
+            ready={"caches": partial(self._unsynced, caches)},
+        )
+        health.role = "standby"
+        server, _ = await serve(health, self.metrics.answer, host="", port=self.options.health_port)
+        leader = self._leader(loop)
+        leader.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(loop_beat.run())
+                leading = tasks.create_task(self._lead(client, caches, health))
+                await self.stop.wait()
+                beating.cancel()
+                leading.cancel()
+        finally:
+            # Only now that nothing writes any more may another process lead.
+            await asyncio.to_thread(leader.stop)
+            await server.stop()
+            await client.close()
+        logger.info("operator stopped")
+        return 0
+
+    async def _connect(self, *, timeout: float = 15.0) -> KubeClient:
+        return await KubeClient.connect(
+            kubeconfig=self.options.kubeconfig,
+            context=self.options.context,
+            on_request=self.metrics.observe_request,
+            timeout=timeout,
+        )
+
+    def _leader(self, loop: asyncio.AbstractEventLoop) -> LeaderThread:
+        return LeaderThread(
+            namespace=self.options.namespace,
+            name=self.options.lease_name,
+            identity=self.options.identity,
+            connect=partial(self._connect, timeout=REQUEST_TIMEOUT),
+            on_started=lambda: loop.call_soon_threadsafe(self.elected.set),
+            # Another process may lead from now on: nothing here may write one more byte.
+            on_lost=lambda: os._exit(1),
+        )
+
+    def _unsynced(self, caches: Caches) -> str | None:
+        if not self.elected.is_set():
+            return None
+        missing = [informer.kind.plural for informer in caches.all() if not informer.synced.is_set()]
+        return f"not yet listed: {', '.join(missing)}" if missing else None
+
+    async def _lead(self, client: KubeClient, caches: Caches, health: Health) -> None:
+        await self.elected.wait()
+        logger.info("leading")
+        health.role = "leader"
+        self.metrics.set_leader(leading=True)
+        self.metrics.watch_queue(self.queue)
+        self.metrics.watch_caches({informer.kind.kind: informer for informer in caches.all()})
+        events = EventRecorder(client, component="ollama-fleet-operator", instance=self.options.identity)
+        self.metrics.watch_dropped_events(lambda: events.dropped)
+        connect(caches, self.queue.add)
+        reconcile = self._controllers(client, caches, events)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(events.run())
+            for informer in caches.all():
+                tasks.create_task(informer.run())
+            for informer in caches.all():
+                await informer.synced.wait()
+            logger.info("caches are filled", extra={i.kind.plural: len(i) for i in caches.all()})
+            tasks.create_task(self._shell())
+            tasks.create_task(self._resync(caches))
+            tasks.create_task(
+                run_workers(self.queue, reconcile, self.options.workers, observe=self.metrics.observe_reconcile)
+            )
+
+    async def _shell(self) -> None:
+        await run_shell(
+            enqueue=lambda kind, namespace, name: self.queue.add(Key(kind, namespace, name)),
+            on_started=lambda: logger.info("kopf watches"),
+            stop=self.stop,
+            kubeconfig=self.options.kubeconfig,
+            context=self.options.context,
+        )
+
+    async def _resync(self, caches: Caches) -> None:
+        """Look at everything now and then, although nothing seems to have happened: the net below the net."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            for informer in (caches.ollama_deployments, caches.model_sets):
+                for obj in informer.list():
+                    metadata = obj["metadata"]
+                    self.queue.add(Key(informer.kind, metadata["namespace"], metadata["name"]), priority=Priority.LOW)
+
+    def _controllers(self, client: KubeClient, caches: Caches, events: EventRecorder) -> Reconcile:
+        def now() -> datetime:
+            return datetime.now(UTC)
+
+        observer, children = Observer(caches, PodServers()), Children(client)
+        forget_the_gone(caches, observer, children)
+        deployments = OllamaDeploymentController(
+            client=client,
+            caches=caches,
+            observer=observer,
+            children=children,
+            pods=PodWriter(client, now),
+            events=events,
+            policy=ImagePolicy(
+                ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image
+            ),
+            now=now,
+        )
+        model_sets = ModelSetController(
+            client=client, model_sets=caches.model_sets, resolver=RegistryResolver(client), events=events, now=now
+        )
+        by_kind: dict[str, Callable[[Key], Awaitable[float | None]]] = {
+            kinds.OLLAMA_DEPLOYMENT.kind: deployments.reconcile,
+            kinds.MODEL_SET.kind: model_sets.reconcile,
+        }
+
+        async def reconcile(key: Key) -> float | None:
+            return await by_kind[key.kind.kind](key)
+
+        return reconcile
+
+
+def forget_the_gone(caches: Caches, observer: Observer, children: Children) -> None:
+    """Free what is remembered of objects when they disappear."""
+    caches.pods.add_handler(lambda old, new: observer.forget(old["metadata"]["uid"]) if old and not new else None)
+    for informer in caches.children():
+        informer.add_handler(lambda old, new: children.forget(old["metadata"]["uid"]) if old and not new else None)

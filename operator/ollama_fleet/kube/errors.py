@@ -4,10 +4,11 @@
 
     KubeError
     ├── NotFound                404
-    ├── Conflict                409  stale resourceVersion, uid precondition failed
+    ├── Conflict                409  stale resourceVersion, or another uid (which some patches get as 422)
     │   └── AlreadyExists       409  create of a name that is taken
     ├── Gone                    410  the resourceVersion or continue token is too old: list again
     ├── Invalid                 400, 415, 422  the object is wrong; ``causes`` name the fields
+    │                                (an apply with unknown fields or wrong types gets it as 500)
     ├── Unauthorized            401  after the token was read again
     ├── Forbidden               403  RBAC or an admission plugin
     │   ├── QuotaExceeded       403  a ResourceQuota is used up
@@ -117,13 +118,11 @@ def from_status(code: int, status: Mapping[str, Any], *, retry_after: float | No
     details = details if isinstance(details, Mapping) else {}
     if retry_after is None and isinstance(details.get("retryAfterSeconds"), int):
         retry_after = float(details["retryAfterSeconds"])
-    return _class_for(code, reason, message)(
-        message,
-        code=code,
-        reason=reason,
-        causes=_causes(details),
-        retry_after=retry_after,
-    )
+    causes = _causes(details)
+    found = _class_for(code, reason, message)
+    if found is Invalid and causes and all(field == "metadata.uid" for field, _ in causes):
+        found = Conflict
+    return found(message, code=code, reason=reason, causes=causes, retry_after=retry_after)
 
 
 def _class_for(code: int, reason: str, message: str) -> type[KubeError]:
@@ -136,6 +135,8 @@ def _class_for(code: int, reason: str, message: str) -> type[KubeError]:
         if "violates PodSecurity" in message:
             return PodSecurityForbidden
         return Forbidden
+    if code == 500 and "typed patch object" in message:
+        return Invalid
     if code in _BY_CODE:
         return _BY_CODE[code]
     return Unavailable if code >= 500 else KubeError

@@ -28,7 +28,8 @@ from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.render import Owner, render
-from ollama_fleet.planning.plan import Plan, plan_deployment
+from ollama_fleet.planning.plan import Plan
+from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
 
 Object = Mapping[str, Any]
@@ -105,6 +106,7 @@ class OllamaDeploymentController:
             name=name,
             spec=ModelSetSpec.model_validate(live["spec"]),
             status=ModelSetStatus.model_validate(live.get("status", {})),
+            generation=live["metadata"]["generation"],
         )
 
     async def _apply(self, live: Object, plan: Plan) -> Stuck | None:

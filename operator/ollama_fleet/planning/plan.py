@@ -1,0 +1,44 @@
+"""The plan: groups of identical servers, what each runs with, and what keeps the wish from being planned."""
+
+from dataclasses import dataclass
+
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.ollamadeployment import (
+    EffectiveValue,
+    HardwareSpec,
+    PlacementSpec,
+    ReadinessPolicy,
+    StorageSpec,
+)
+from ollama_fleet.planning.environment import Setting
+from ollama_fleet.planning.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One Deployment-to-be."""
+
+    name: str
+    """``g0``, ``g1`` ...: stable over the life of the OllamaDeployment."""
+    config: GroupConfig
+    environment: tuple[Setting, ...]
+    """Variables of the Ollama container, sorted by name."""
+    image: str
+    fleet_image: str
+    replicas: int
+    hardware: HardwareSpec
+    storage: StorageSpec
+    placement: PlacementSpec
+    readiness_policy: ReadinessPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an OllamaDeployment becomes. With problems there are no groups."""
+
+    version: str = ""
+    """Ollama version, e.g. ``0.32.3``."""
+    image: str = ""
+    groups: tuple[Group, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    effective: tuple[EffectiveValue, ...] = ()

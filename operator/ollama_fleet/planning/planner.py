@@ -1,0 +1,118 @@
+"""From a wish to a plan."""
+
+from collections.abc import Iterator
+
+from ollama_fleet.api.group import GroupConfig, GroupModel
+from ollama_fleet.api.ollamadeployment import (
+    EffectiveValue,
+    OllamaDeploymentSpec,
+    PlacementSpec,
+    ReadinessPolicy,
+    ReadinessSpec,
+    StorageSpec,
+    TuningSpec,
+)
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.planning import environment
+from ollama_fleet.planning.environment import Setting
+from ollama_fleet.planning.grouping import assign
+from ollama_fleet.planning.models import collect
+from ollama_fleet.planning.plan import Group, Plan
+from ollama_fleet.planning.problems import Problem
+from ollama_fleet.planning.quantities import seconds
+from ollama_fleet.planning.request import ImagePolicy, PlanRequest
+from ollama_fleet.planning.variables import objection
+from ollama_fleet.planning.versions import DEFAULT, FLOOR, Version
+
+
+def plan_deployment(request: PlanRequest) -> Plan:
+    """The plan for one OllamaDeployment. Deterministic: the same request gives the same plan."""
+    spec = request.spec
+    version = Version.parse(spec.version) if spec.version else DEFAULT
+    image = spec.image or _image(request.policy, version)
+    collected = collect(request)
+    problems = (*_objections(spec, version), *collected.problems)
+    if problems:
+        return Plan(version=str(version), image=image, problems=problems)
+    groups = tuple(
+        _group(request, version=version, image=image, name=name, models=models)
+        for name, models in assign(collected.models.values(), request.previous).items()
+    )
+    return Plan(version=str(version), image=image, groups=groups, effective=tuple(_effective(request, version, groups)))
+
+
+def _objections(spec: OllamaDeploymentSpec, version: Version) -> Iterator[Problem]:
+    if version < FLOOR:
+        yield Problem(
+            Reason.UNSUPPORTED_VERSION,
+            f"spec.version {version} is older than {FLOOR}, the oldest supported: choose a newer one",
+        )
+    tuning = spec.tuning or TuningSpec()
+    for variable in tuning.extra_env or ():
+        found = objection(variable.name, version)
+        if found:
+            yield Problem(Reason.UNKNOWN_VARIABLE, f"spec.tuning.extraEnv: {found}")
+
+
+def _image(policy: ImagePolicy, version: Version) -> str:
+    digest = policy.digests.get(str(version))
+    return f"{policy.ollama_repository}@{digest}" if digest else f"{policy.ollama_repository}:{version}"
+
+
+def _group(request: PlanRequest, *, version: Version, image: str, name: str, models: tuple[GroupModel, ...]) -> Group:
+    spec = request.spec
+    readiness = spec.readiness or ReadinessSpec()
+    config = GroupConfig(
+        namespace=request.namespace,
+        deployment=request.name,
+        group=name,
+        ollama_version=str(version),
+        models=models,
+        load_timeout_seconds=int(seconds(readiness.timeout)) if readiness.timeout else 600,
+    )
+    return Group(
+        name=name,
+        config=config,
+        environment=environment.build(
+            version=version,
+            profile=spec.profile or "chat",
+            tuning=spec.tuning or TuningSpec(),
+            hardware=spec.hardware,
+            models=models,
+        ),
+        image=image,
+        fleet_image=request.policy.fleet_image,
+        replicas=0 if spec.suspend else (1 if spec.replicas is None else spec.replicas),
+        hardware=spec.hardware,
+        storage=spec.storage or StorageSpec(),
+        placement=spec.placement or PlacementSpec(),
+        readiness_policy=_readiness(spec),
+    )
+
+
+def _readiness(spec: OllamaDeploymentSpec) -> ReadinessPolicy:
+    if spec.readiness and spec.readiness.policy:
+        return spec.readiness.policy
+    return "Resident" if spec.hardware.gpu is None else "VRAM"
+
+
+def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]) -> Iterator[EffectiveValue]:
+    """What people see in the status: the environment of the first group, and the choices beside it."""
+    spec = request.spec
+    yield _value("version", str(version), explicit=spec.version is not None, reason="newest tested version")
+    yield _value("profile", spec.profile or "chat", explicit=spec.profile is not None)
+    yield _value("replicas", str(groups[0].replicas if groups else 0), explicit=spec.replicas is not None)
+    explicit = spec.readiness is not None and spec.readiness.policy is not None
+    yield _value("readinessPolicy", _readiness(spec), explicit=explicit, reason="by hardware")
+    for setting in groups[0].environment if groups else ():
+        yield _setting(setting)
+
+
+def _value(name: str, value: str, *, explicit: bool, reason: str = "") -> EffectiveValue:
+    if explicit:
+        return EffectiveValue(name=name, value=value, source="spec")
+    return EffectiveValue(name=name, value=value, source="default", reason=reason)
+
+
+def _setting(setting: Setting) -> EffectiveValue:
+    return EffectiveValue(name=setting.name, value=setting.value, source=setting.source, reason=setting.reason)

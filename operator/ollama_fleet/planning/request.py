@@ -1,0 +1,51 @@
+"""What a plan is made from: the wish, the models as their registries answered, and what runs now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePolicy:
+    """Which images pods run: one place for the whole operator."""
+
+    fleet_image: str
+    """This product's own image, for puller and sidecar."""
+    ollama_repository: str = "ollama/ollama"
+    """Repository of the Ollama images; the version is the tag."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Image digests by version. A version without one runs by its tag, with a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSetView:
+    """A ModelSet as the planner reads it."""
+
+    name: str
+    spec: ModelSetSpec
+    status: ModelSetStatus
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousGroup:
+    """A group as the last plan made it, read back from the cluster."""
+
+    name: str
+    config: GroupConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """One OllamaDeployment and everything that decides its plan."""
+
+    namespace: str
+    name: str
+    spec: OllamaDeploymentSpec
+    model_sets: Mapping[str, ModelSetView | None]
+    """By name; None where the ModelSet does not exist."""
+    policy: ImagePolicy
+    previous: tuple[PreviousGroup, ...] = ()

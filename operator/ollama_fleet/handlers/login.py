@@ -17,7 +17,7 @@ MIN_INTERVAL: Final = 5.0
 
 
 class Login:
-    """An ``on.login`` handler."""
+    """What the ``on.login`` handler does."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Login:
         self._sleep = sleep
         self._last: float | None = None
 
-    async def __call__(self, **_: object) -> kopf.ConnectionInfo:
+    async def __call__(self) -> kopf.ConnectionInfo:
         """The connection; never equal to an earlier one, as kopf exits when refused credentials come back."""
         if self._last is not None:
             await self._sleep(max(0.0, self._last + MIN_INTERVAL - self._clock()))

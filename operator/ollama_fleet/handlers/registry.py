@@ -15,7 +15,7 @@ Enqueue = Callable[[Kind, str, str], None]
 """(kind, namespace, name); called in kopf's thread."""
 
 
-def build_registry(*, enqueue: Enqueue, login: Login, on_started: Callable[[], None]) -> kopf.OperatorRegistry:
+def build_registry(*, enqueue: Enqueue, login: Login, on_started: Callable[[], object]) -> kopf.OperatorRegistry:
     """All of kopf that is used; none of these handlers makes kopf write."""
     registry = kopf.OperatorRegistry()
 
@@ -27,7 +27,10 @@ def build_registry(*, enqueue: Enqueue, login: Login, on_started: Callable[[], N
     async def announce(**_: Any) -> None:
         on_started()
 
-    kopf.on.login(registry=registry, id="login", retries=None)(login)
+    @kopf.on.login(registry=registry)
+    async def authenticate(**_: Any) -> kopf.ConnectionInfo:
+        return await login()
+
     for kind in WATCHED:
         _forward(registry, kind, enqueue)
     return registry

@@ -8,7 +8,8 @@ import kopf
 
 from ollama_fleet.api import names
 
-WATCH_SECONDS: Final = 300.0
+WATCH_SECONDS: Final = 300
+"""An int: the API server parses no fraction."""
 
 
 class EndlessBackoff:

@@ -29,7 +29,7 @@ STOP_SECONDS: Final = 10.0
 async def run_shell(
     *,
     enqueue: Enqueue,
-    on_started: Callable[[], None],
+    on_started: Callable[[], object],
     stop: asyncio.Event,
     beat: Callable[[], None] = lambda: None,
     kubeconfig: str | None = None,

@@ -129,17 +129,20 @@ def _class_for(code: int, reason: str, message: str) -> type[KubeError]:
     if code == 409:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
     if code == 403:
-        # The server tells these apart by their text only.
-        if "exceeded quota" in message:
-            return QuotaExceeded
-        if "violates PodSecurity" in message:
-            return PodSecurityForbidden
-        return Forbidden
+        return _forbidden(message)
     if code == 500 and "typed patch object" in message:
         return Invalid
-    if code in _BY_CODE:
-        return _BY_CODE[code]
-    return Unavailable if code >= 500 else KubeError
+    default = Unavailable if code >= 500 else KubeError
+    return _BY_CODE.get(code, default)
+
+
+def _forbidden(message: str) -> type[KubeError]:
+    """The server tells these apart by their text only."""
+    if "exceeded quota" in message:
+        return QuotaExceeded
+    if "violates PodSecurity" in message:
+        return PodSecurityForbidden
+    return Forbidden
 
 
 def _causes(details: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

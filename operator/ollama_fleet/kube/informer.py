@@ -27,6 +27,8 @@ Project = Callable[[Json], Json]
 RELIST_AFTER_FAILURES: Final = 5
 """Watches that failed in a row without a single event: the version itself may be what the server refuses
 (after a restore from a backup it waits for a version that never comes)."""
+MAX_PAUSE: Final = 5.0
+"""Seconds between tries: the longest that a cache lags behind an API server that is back."""
 _HEALTHY_SECONDS: Final = 5.0
 
 
@@ -86,9 +88,10 @@ class Informer:
         self._cache = Cache(indices or {})
         self._handlers: list[Handler] = []
         self._version: str | None = None
+        self._listed_at = float("-inf")
         self._clock = clock
         self._sleep = sleep
-        self._backoff = backoff or Backoff(first=0.5, limit=30)
+        self._backoff = backoff or Backoff(first=0.5, limit=MAX_PAUSE)
 
     def __len__(self) -> int:
         """The number of objects."""
@@ -121,7 +124,8 @@ class Informer:
             except errors.Gone:
                 logger.info("history is gone, listing again", extra={"kind": self.kind.kind})
                 self._version = None
-                await self._pause()
+                if self._clock() - self._listed_at < _HEALTHY_SECONDS:
+                    await self._pause()
             except errors.KubeError as error:
                 await self._failed(error)
             except Exception as error:
@@ -139,7 +143,7 @@ class Informer:
         self._version = version
         self.relists += 1
         self.failures = 0
-        self.last_activity = self._clock()
+        self.last_activity = self._listed_at = self._clock()
         self._tell(changes)
         self.synced.set()
 

@@ -30,7 +30,7 @@ class LeaderThread:
         name: str,
         identity: str,
         connect: Callable[[], Awaitable[KubeClient]],
-        on_started: Callable[[], None],
+        on_started: Callable[[], object],
         on_lost: Callable[[], None],
         timing: Timing | None = None,
     ) -> None:

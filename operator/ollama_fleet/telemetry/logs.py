@@ -15,9 +15,8 @@ Format = Literal["json", "text"]
 
 _STANDARD: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime"}
 _QUIET: Final = {
-    "kopf": logging.WARNING,
-    # It warns that it cannot handle signals outside the main thread, which is what we want.
-    "kopf._core.reactor.running": logging.ERROR,
+    # It logs each failed try of each request; the informers tell of an outage once, the shell of kopf's end.
+    "kopf": logging.CRITICAL,
     "aiohttp.access": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,

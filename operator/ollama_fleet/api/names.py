@@ -26,6 +26,9 @@ ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 ANNOTATION_TEMPLATE_HASH: Final = f"{GROUP}/template-hash"
 """``v<hash version>-<hash>`` of what restarts pods."""
 
+ANNOTATION_TEMPLATE: Final = f"{GROUP}/template"
+"""The pod template as rendered when it last changed: an upgraded operator renders others, and must not roll pods."""
+
 READINESS_GATE: Final = f"{GROUP}/vram-resident"
 SCHEDULING_GATE: Final = f"{GROUP}/placement"
 
@@ -44,7 +47,7 @@ PORT_PROGRESS: Final = 11437
 
 PATH_MODELS: Final = "/models"
 """``OLLAMA_MODELS`` of a pod: ``manifests/`` is the pod's own, ``blobs/`` is the cache."""
-PATH_CONFIG: Final = "/etc/ollama-fleet/group.json"
+PATH_CONFIG: Final = "/etc/ollama-fleet/config/group.json"
 """The group configuration, mounted from a ConfigMap into puller and sidecar."""
 PATH_PULL_SECRETS: Final = "/etc/ollama-fleet/pull-secrets"
 """Registry credentials, one directory per Secret (``.dockerconfigjson`` below it)."""

@@ -125,4 +125,3 @@ def judge(models: list[ResolvedModel]) -> Verdict:
     reason = Reason(first.reason)
     message = f"{len(models) - len(failed)}/{len(models)} models known; {first.name}: {first.message}"
     return Stuck(reason, message) if reason in _SOMEBODY_MUST_ACT else Working(reason, message)
-

@@ -8,6 +8,8 @@ from ollama_fleet.api.progress import PullProgress
 from ollama_fleet.api.state import SidecarState
 from ollama_fleet.controllers.pods import PodView, Trouble
 
+Object = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class ObservedPod:

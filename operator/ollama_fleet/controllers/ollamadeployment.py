@@ -27,7 +27,8 @@ from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
 from ollama_fleet.kube.queue import Key
-from ollama_fleet.manifests.render import Owner, render
+from ollama_fleet.manifests.names import Owner, child_name
+from ollama_fleet.manifests.render import render
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
@@ -133,7 +134,7 @@ class OllamaDeploymentController:
 
     def _deployment(self, live: Object, group: str) -> Object | None:
         metadata = live["metadata"]
-        return self.caches.deployments.get(metadata["namespace"], status.child_name(metadata["name"], group))
+        return self.caches.deployments.get(metadata["namespace"], child_name(Owner.of(live), group))
 
     async def _write(
         self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus, verdict: Verdict

@@ -42,9 +42,7 @@ class RegistryResolver:
             return _failed(model, written, Reason.INVALID_SPEC, str(error))
         except StoreError as error:
             return _failed(model, written, error.reason, str(error))
-        return ResolvedModel(
-            name=model.name, reference=written, digest=found.digest, size=found.size, ready=True
-        )
+        return ResolvedModel(name=model.name, reference=written, digest=found.digest, size=found.size, ready=True)
 
     async def _registry(self, namespace: str, source: SourceSpec | None) -> RegistryClient:
         pull_secret = source and source.pull_secret_ref

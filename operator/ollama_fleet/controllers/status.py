@@ -14,7 +14,7 @@ from ollama_fleet.api.ollamadeployment import (
 from ollama_fleet.api.state import ModelPhase, ModelState
 from ollama_fleet.controllers.conditions import Verdict, conditions
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
-from ollama_fleet.manifests.render import Owner
+from ollama_fleet.manifests.names import Owner, child_name, selector
 from ollama_fleet.planning.plan import Group, Plan
 
 _LADDER = (ModelPhase.FAILED, ModelPhase.PULLING, ModelPhase.CACHED, ModelPhase.LOADING, ModelPhase.WARM)
@@ -46,7 +46,7 @@ def build(
         ready_replicas=min((group.ready for group in groups), default=0),
         ready=f"{ready}/{wanted}",
         warm=f"{len(everywhere)}/{len(pinned)}",
-        selector=_selector(owner.name, plan.groups[0].name) if plan.groups else previous.selector,
+        selector=_selector(owner, plan.groups[0].name) if plan.groups else previous.selector,
         endpoint=_endpoint(owner, plan.groups[0].name) if plan.groups else previous.endpoint,
         version=plan.version,
         image=plan.image,
@@ -60,7 +60,7 @@ def _group(group: Group, observed: dict[str, ObservedGroup], *, owner: Owner) ->
     seen = observed.get(group.name, ObservedGroup(group.name))
     return GroupStatus(
         name=group.name,
-        deployment=child_name(owner.name, group.name),
+        deployment=child_name(owner, group.name),
         replicas=seen.replicas,
         ready=seen.ready,
         updated=seen.updated,
@@ -116,17 +116,12 @@ def _download(model: GroupModel, pods: Iterable[ObservedPod]) -> DownloadStatus 
     return DownloadStatus(completed_bytes=completed, total_bytes=total, percent=100 * completed // total)
 
 
-def child_name(deployment: str, group: str) -> str:
-    """Name of the Deployment, Service, ConfigMap and so on of a group."""
-    return f"{deployment}-{group}"
-
-
-def _selector(deployment: str, group: str) -> str:
-    return f"{names.LABEL_DEPLOYMENT}={deployment},{names.LABEL_GROUP}={group}"
+def _selector(owner: Owner, group: str) -> str:
+    return ",".join(f"{key}={value}" for key, value in selector(owner, group).items())
 
 
 def _endpoint(owner: Owner, group: str) -> str:
-    return f"http://{child_name(owner.name, group)}.{owner.namespace}.svc:{names.PORT_DATA}"
+    return f"http://{child_name(owner, group)}.{owner.namespace}.svc:{names.PORT_DATA}"
 
 
 def reason_of(status: OllamaDeploymentStatus) -> str:

@@ -30,6 +30,8 @@ class Group:
     storage: StorageSpec
     placement: PlacementSpec
     readiness_policy: ReadinessPolicy
+    surge: bool = True
+    """Whether a rollout may start a new server before it stops an old one."""
 
 
 @dataclass(frozen=True, slots=True)

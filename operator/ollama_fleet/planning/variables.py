@@ -85,13 +85,15 @@ def objection(name: str, version: Version) -> str | None:
         return f"{name} belongs to the operator: {OWNED[name]}"
     if name in TUNED:
         return f"{name} has a field of its own: set spec.tuning.{TUNED[name]} instead"
-    if name.startswith("LLAMA_ARG_"):
-        return None if version >= LLAMA_SERVER else f"{name} is read from Ollama 0.30.0 on, not by {version}: remove it"
     if name.startswith(_PASSED_ON) or name in _PROXIES:
         return None
-    known = CATALOGUE.get(name)
+    known = Variable(since=LLAMA_SERVER) if name.startswith("LLAMA_ARG_") else CATALOGUE.get(name)
     if known is None:
         return f"Ollama {version} knows no variable {name}: remove it or correct its name"
+    return _too_old_or_new(name, known, version)
+
+
+def _too_old_or_new(name: str, known: Variable, version: Version) -> str | None:
     if known.since is not None and version < known.since:
         return f"{name} is read from Ollama {known.since} on, not by {version}: remove it"
     if known.until is not None and version >= known.until:

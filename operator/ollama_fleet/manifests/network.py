@@ -1,0 +1,59 @@
+"""Who may talk to a server, and whom it may talk to."""
+
+from typing import Any, Final
+
+from ollama_fleet.api import names
+from ollama_fleet.manifests.names import Owner, metadata, selector
+from ollama_fleet.planning.plan import Group
+
+_ANYWHERE: Final[dict[str, Any]] = {"namespaceSelector": {}}
+_FLEET: Final = "ollama-fleet"
+"""``app.kubernetes.io/name`` of this product's own pods."""
+
+
+def network_policy(group: Group, *, owner: Owner) -> dict[str, Any]:
+    """Models for pods of the namespace and gateways, administration for the operator, gateways and agents.
+
+    Kubelets probe from the node, which network policies do not restrict.
+    """
+    data, admin, progress = _port(names.PORT_DATA), _port(names.PORT_ADMIN), _port(names.PORT_PROGRESS)
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(owner, group.name),
+        "spec": {
+            "podSelector": {"matchLabels": selector(owner, group.name)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {"from": [{"podSelector": {}}, _role("gateway")], "ports": [data]},
+                {"from": [_role("operator"), _role("gateway"), _role("agent")], "ports": [admin]},
+                {"from": [_role("operator")], "ports": [progress]},
+            ],
+            "egress": [
+                {"ports": [{"port": 53, "protocol": "UDP"}, _port(53)]},
+                # A registry in the cluster: behind a Service, whose port says nothing about the pod's.
+                {"to": [_ANYWHERE]},
+                {"ports": [_port(port) for port in _registry_ports(group)]},
+            ],
+        },
+    }
+
+
+def _role(component: str) -> dict[str, Any]:
+    return {
+        **_ANYWHERE,
+        "podSelector": {"matchLabels": {names.LABEL_NAME: _FLEET, names.LABEL_COMPONENT: component}},
+    }
+
+
+def _port(number: int) -> dict[str, Any]:
+    return {"port": number, "protocol": "TCP"}
+
+
+def _registry_ports(group: Group) -> list[int]:
+    """Ports of the models' registries; 443 also where a registry redirects to its storage."""
+    ports = {443}
+    for model in group.config.models:
+        _, colon, port = model.registry.rpartition(":")
+        ports.add(int(port) if colon else (80 if model.insecure else 443))
+    return sorted(ports)

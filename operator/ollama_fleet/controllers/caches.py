@@ -7,7 +7,7 @@ from typing import Any
 from ollama_fleet.api import names
 from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import KubeClient
-from ollama_fleet.kube.informer import Handler, Informer
+from ollama_fleet.kube.informer import Handler, Informer, Project, without_managed_fields
 from ollama_fleet.kube.kinds import Kind
 from ollama_fleet.kube.queue import Key
 
@@ -57,9 +57,8 @@ class Caches:
 def build(client: KubeClient) -> Caches:
     """The informers, not yet running. Children are selected on the server by their label."""
 
-    def children(kind: Kind, project: Callable[[Json], Json] | None = None) -> Informer:
-        options = {"project": project} if project else {}
-        return Informer(client, kind, label_selector=_MANAGED, indices={BY_DEPLOYMENT: _deployment_of}, **options)
+    def children(kind: Kind, project: Project = without_managed_fields) -> Informer:
+        return Informer(client, kind, label_selector=_MANAGED, indices={BY_DEPLOYMENT: _deployment_of}, project=project)
 
     return Caches(
         ollama_deployments=Informer(client, kinds.OLLAMA_DEPLOYMENT, indices={BY_MODEL_SET: _model_sets_of}),

@@ -106,7 +106,7 @@ class ModelSetController:
             kinds.MODEL_SET, metadata["namespace"], metadata["name"], status.to_wire(), uid=metadata["uid"]
         )
         if isinstance(verdict, Stuck):
-            self.events.record(live, reason=verdict.reason, message=verdict.message, type="Warning")
+            self.events.record(live, reason=verdict.reason, message=verdict.message, event_type="Warning")
 
 
 def still_holds(before: ResolvedModel, model: ModelSpec, *, reference: str) -> bool:

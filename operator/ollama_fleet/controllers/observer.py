@@ -88,13 +88,17 @@ class Observer:
         if not pod.sidecar_running or not pod.ip:
             return None
         container, known = self._states.get(pod.uid, ("", None))
-        settled = pod.ready and pod.ollama_ready and known is not None and known.ready
-        if settled and container == pod.ollama_container and config is not None and known.config_hash == config.hash():
+        if known is not None and container == pod.ollama_container and _settled(pod, known, config):
             return known
         state = await self.servers.state(pod.ip)
         if state is not None:
             self._states[pod.uid] = (pod.ollama_container, state)
         return state
+
+
+def _settled(pod: PodView, known: SidecarState, config: GroupConfig | None) -> bool:
+    """Whether the pod takes traffic with the wanted configuration: then the kubelet tells when that ends."""
+    return pod.ready and known.ready and config is not None and known.config_hash == config.hash()
 
 
 def _key(owner: Object) -> str:

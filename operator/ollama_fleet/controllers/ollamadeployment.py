@@ -25,7 +25,7 @@ from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
-from ollama_fleet.kube.events import EventRecorder
+from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
@@ -146,8 +146,8 @@ class OllamaDeploymentController:
             kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], wanted.to_wire(), uid=metadata["uid"]
         )
         if status.reason_of(previous) != verdict.reason:
-            kind = "Warning" if isinstance(verdict, Stuck) else "Normal"
-            self.events.record(live, reason=verdict.reason, message=verdict.message, type=kind)
+            event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
+            self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
 
 
 def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:

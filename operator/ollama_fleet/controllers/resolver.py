@@ -49,8 +49,9 @@ class RegistryResolver:
         ca_secret = source and source.ca_secret_ref
         config = await self._secret(namespace, pull_secret.name, ".dockerconfigjson") if pull_secret else None
         authority = await self._secret(namespace, ca_secret.name, "ca.crt") if ca_secret else None
+        docker_config = DockerConfig.parse(config) if config is not None else DockerConfig({})
         return RegistryClient(
-            docker_config=DockerConfig.parse(config) if config is not None else None,
+            docker_config=lambda: docker_config,
             tls=tls_context(authority) if authority is not None else None,
         )
 

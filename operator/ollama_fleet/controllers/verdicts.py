@@ -76,13 +76,21 @@ def _pulling(observed: ObservedPod, count: str) -> Iterator[Verdict]:
         return
     for model in observed.progress.models:
         if model.phase is PullPhase.RETRYING:
-            reason = Reason(model.reason) if model.reason in Reason else Reason.PULLING
+            reason = _reason(model.reason)
             message = f"{count}; {model.name}: {model.message}"
             yield Stuck(reason, message) if reason in _STALLING_PULLS else Working(reason, message)
     total = sum(model.total_bytes for model in observed.progress.models)
     done = sum(model.completed_bytes for model in observed.progress.models)
     if done < total:
         yield Working(Reason.PULLING, f"{count}; {_gigabytes(done)} of {_gigabytes(total)} downloaded")
+
+
+def _reason(text: str) -> Reason:
+    """A puller of another version may know other reasons."""
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.PULLING
 
 
 def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Verdict]:

@@ -111,7 +111,7 @@ def install(store: Store, model: GroupModel) -> str | None:
 def install_manifests(config: GroupConfig, models_dir: Path) -> dict[str, str]:
     """Write the manifests of all models whose blobs are there, remove those of models no longer in the configuration.
 
-    Returns the digests, as Ollama reports them, by served name; a model that cannot be installed is left out and logged.
+    Returns the digests, as Ollama reports them, by served name. What cannot be installed is left out and logged.
     """
     store = Store.at(models_dir)
     store.manifests.keep_only(frozenset(model.name for model in config.models))

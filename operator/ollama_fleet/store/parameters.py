@@ -52,7 +52,7 @@ def parse_parameters(spec: Spec) -> dict[str, Value]:
 
 def encode_parameters(parameters: Mapping[str, object]) -> bytes:
     """The params layer as Ollama's ``create`` writes it: Go's ``json.Encoder`` over a map."""
-    return (_encode(dict(sorted(parameters.items()))) + "\n").encode()
+    return (_encode(parameters) + "\n").encode()
 
 
 def _parse(name: str, value: Given) -> Value:
@@ -96,7 +96,7 @@ def _number(value: str | float) -> float | int | None:
 
 def _encode(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_encode(str(key))}:{_encode(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_encode(str(key))}:{_encode(item)}" for key, item in sorted(value.items())) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_encode, value)) + "]"
     if isinstance(value, float):

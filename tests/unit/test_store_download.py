@@ -1,0 +1,359 @@
+"""Downloads of one blob against every fault that a registry can play."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ollama_fleet.store import download, journal
+from ollama_fleet.store.backoff import Backoff
+from ollama_fleet.store.budget import Budget
+from ollama_fleet.store.download import Downloader, Source
+from ollama_fleet.store.errors import DigestMismatch, DiskFull, NotFound, RateLimited, Unauthorized
+from ollama_fleet.store.journal import Parts
+from ollama_fleet.store.layout import BlobDirectory
+from ollama_fleet.store.manifest import Descriptor
+from ollama_fleet.store.partial import paths, try_lock
+from tests.support.registry_stub import Fault, RegistryStub
+from tests.support.store_support import FakeClock, Watcher, client, content, reference
+
+MIB = 1024 * 1024
+PART = 8 * MIB
+
+
+@dataclass
+class Bench:
+    stub: RegistryStub
+    downloader: Downloader
+    source: Source
+    clock: FakeClock
+    watcher: Watcher
+
+    @property
+    def directory(self) -> BlobDirectory:
+        return self.downloader.directory
+
+    def blob(self, body: bytes) -> Descriptor:
+        return Descriptor("x", self.stub.add_blob(body), len(body))
+
+    async def fetch(self, blob: Descriptor) -> bytes:
+        await self.downloader.fetch(self.source, blob, self.watcher)
+        return self.directory.blob_path(blob.digest).read_bytes()
+
+    def leftovers(self) -> list[str]:
+        return sorted(path.name for path in self.directory.incoming.iterdir())
+
+
+@asynccontextmanager
+async def bench(tmp_path: Path, *, stall_seconds: float = 5.0) -> AsyncIterator[Bench]:
+    directory = BlobDirectory(tmp_path / "blobs")
+    directory.prepare()
+    clock = FakeClock()
+    async with RegistryStub().running() as stub, client(stall_seconds) as http:
+        downloader = Downloader(directory, Budget(4), connections=4, clock=clock, backoff=Backoff(0.01, 0.02))
+        yield Bench(stub, downloader, Source(http, reference(stub)), clock, Watcher())
+
+
+async def test_a_small_blob_takes_one_request_and_no_range(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(1000)
+        assert await b.fetch(b.blob(body)) == body
+        assert [request.range for request in b.stub.requests] == [None]
+        assert b.leftovers() == []
+
+
+async def test_an_empty_blob_needs_no_request(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        assert await b.fetch(b.blob(b"")) == b""
+        assert b.stub.requests == []
+
+
+async def test_a_large_blob_takes_one_request_per_part(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(3 * PART + 5)
+        assert await b.fetch(b.blob(body)) == body
+        ranges = sorted(request.range or (-1, -1) for request in b.stub.requests)
+        assert ranges == [(0, PART), (PART, 2 * PART), (2 * PART, 3 * PART), (3 * PART, 3 * PART + 5)]
+        assert b.stub.body_bytes == len(body)
+
+
+async def test_a_reset_goes_on_where_it_broke(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(PART)
+        b.stub.faults = [Fault(reset_after=5 * MIB), Fault(reset_after=MIB)]
+        assert await b.fetch(b.blob(body)) == body
+        assert len(b.stub.requests) == 3
+        assert len(b.watcher.errors) == 2
+        # What a reset throws away on the way is in buffers of the two machines, not ours to keep.
+        assert b.stub.body_bytes <= len(body) + 2 * MIB
+        assert b.stub.requests[2].range is not None
+        assert b.stub.requests[2].range[0] > MIB
+
+
+async def test_a_stall_is_cut_and_goes_on(tmp_path: Path) -> None:
+    async with bench(tmp_path, stall_seconds=0.2) as b:
+        body = content(2 * MIB)
+        b.stub.faults = [Fault(stall_after=MIB)]
+        assert await b.fetch(b.blob(body)) == body
+        assert [request.range for request in b.stub.requests] == [None, (MIB, 2 * MIB)]
+
+
+async def test_a_body_that_ends_early_is_an_error_not_a_blob(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(MIB)
+        b.stub.faults = [Fault(shorten=10)]
+        assert await b.fetch(b.blob(body)) == body
+        assert len(b.watcher.errors) == 1
+
+
+async def test_too_many_requests_waits_as_long_as_the_registry_asks(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(10)
+        b.stub.faults = [Fault(status=429, headers={"Retry-After": "17"})]
+        assert await b.fetch(b.blob(body)) == body
+        assert b.clock.slept == [17.0]
+        assert isinstance(b.watcher.errors[0], RateLimited)
+        assert len(b.stub.requests) == 2
+
+
+async def test_server_errors_back_off_until_they_pass(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(10)
+        b.stub.faults = [Fault(status=503)] * 20
+        assert await b.fetch(b.blob(body)) == body
+        assert len(b.clock.slept) == 20
+        assert all(0.005 <= wait <= 0.02 for wait in b.clock.slept)
+
+
+async def test_a_registry_without_ranges_is_read_once_from_the_start(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.stub.ranges = False
+        body = content(6 * PART)
+        assert await b.fetch(b.blob(body)) == body
+        assert len(b.stub.requests) <= 5  # four first attempts, one stream
+        assert b.stub.requests[-1].range is None
+
+
+async def test_a_stream_without_ranges_survives_resets(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.stub.ranges = False
+        body = content(2 * PART)
+        b.stub.faults = [Fault(), Fault(), Fault(reset_after=12 * MIB)]
+        assert await b.fetch(b.blob(body)) == body
+
+
+async def test_wrong_bytes_are_removed_and_fetched_again(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(MIB)
+        b.stub.faults = [Fault(corrupt=True)]
+        blob = b.blob(body)
+        assert await b.fetch(blob) == body
+        assert len(b.stub.requests) == 2
+        assert [type(error) for error in b.watcher.errors] == [DigestMismatch]
+        assert b.leftovers() == []
+
+
+async def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        blob = b.blob(content(MIB))
+        b.stub.faults = [Fault(corrupt=True)] * 3
+        with pytest.raises(DigestMismatch, match=blob.digest):
+            await b.fetch(blob)
+        assert not b.directory.blob_path(blob.digest).exists()
+        assert b.leftovers() == []
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, Unauthorized)])
+async def test_refusals_are_not_repeated(tmp_path: Path, status: int, error: type[Exception]) -> None:
+    async with bench(tmp_path) as b:
+        b.stub.faults = [Fault(status=status)]
+        with pytest.raises(error):
+            await b.fetch(b.blob(content(10)))
+        assert len(b.stub.requests) == 1
+
+
+async def test_a_refusal_behind_a_redirect_is_repeated(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b, RegistryStub().running() as storage:
+        body = content(10)
+        b.stub.redirect_blobs_to = storage.host
+        storage.add_blob(body)
+        storage.faults = [Fault(status=403)]
+        assert await b.fetch(b.blob(body)) == body
+        assert len(storage.requests) == 2
+
+
+async def test_a_full_disk_is_noticed_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tmp_path) as b:
+        monkeypatch.setattr("ollama_fleet.store.partial.free_bytes", lambda _path: 999)
+        with pytest.raises(DiskFull) as caught:
+            await b.fetch(b.blob(content(1000)))
+        assert (caught.value.needed, caught.value.free) == (1000, 999)
+        assert b.stub.requests == []
+
+
+async def test_a_foreign_file_of_the_right_content_is_hashed_once(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(MIB)
+        blob = b.blob(body)
+        b.directory.blob_path(blob.digest).write_bytes(body)
+        assert await b.fetch(blob) == body
+        assert await b.fetch(blob) == body
+        again = BlobDirectory(b.directory.path)
+        assert again.has(blob)
+        assert b.stub.requests == []
+        assert b.watcher.verifications == 1
+
+
+async def test_a_foreign_file_of_wrong_content_is_replaced(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(MIB)
+        blob = b.blob(body)
+        b.directory.blob_path(blob.digest).write_bytes(bytes(MIB))
+        assert await b.fetch(blob) == body
+        assert len(b.stub.requests) == 1
+
+
+async def test_a_changed_file_loses_its_mark(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(MIB)
+        blob = b.blob(body)
+        await b.fetch(blob)
+        path = b.directory.blob_path(blob.digest)
+        before = path.stat()
+        path.chmod(0o644)
+        path.write_bytes(bytes(MIB))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a tool that keeps mtime
+        assert not b.directory.has(blob)
+        assert await b.fetch(blob) == body
+
+
+async def test_modes_let_the_group_share_the_cache(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        async with bench(tmp_path) as b:
+            blob = b.blob(content(10))
+            await b.fetch(blob)
+            assert stat.S_IMODE(b.directory.path.stat().st_mode) == 0o2775
+            assert stat.S_IMODE(b.directory.incoming.stat().st_mode) == 0o2775
+            assert stat.S_IMODE(b.directory.blob_path(blob.digest).stat().st_mode) == 0o444
+            with try_lock(b.directory, Descriptor("x", "sha256:" + "0" * 64, 1)):
+                path, _ = paths(b.directory, "sha256:" + "0" * 64)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o664
+    finally:
+        os.umask(old)
+
+
+async def test_a_journal_of_an_earlier_process_spares_its_bytes(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(3 * PART)
+        blob = b.blob(body)
+        with try_lock(b.directory, blob) as partial:
+            assert partial is not None
+            parts = partial.open_parts()
+            partial.write(bytearray(body[: PART + MIB]), 0)
+            parts.add(0, PART + MIB)
+            partial.checkpoint(parts)
+        assert await b.fetch(blob) == body
+        assert sorted(request.range or (-1, -1) for request in b.stub.requests) == [
+            (PART + MIB, 2 * PART),
+            (2 * PART, 3 * PART),
+        ]
+
+
+async def test_a_journal_without_its_file_counts_for_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(2 * PART)
+        blob = b.blob(body)
+        _, path = paths(b.directory, blob.digest)
+        full = Parts.fresh(len(body))
+        full.add(0, len(body))
+        journal.save(path, full, inode=1)
+        assert await b.fetch(blob) == body
+        assert b.stub.body_bytes == len(body)
+
+
+async def test_a_wrong_journal_costs_a_download_and_never_a_wrong_blob(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(2 * PART)
+        blob = b.blob(body)
+        with try_lock(b.directory, blob) as partial:
+            assert partial is not None
+            parts = partial.open_parts()
+            parts.add(0, len(body))  # claims bytes that were never written
+            partial.checkpoint(parts)
+        assert await b.fetch(blob) == body
+        assert [type(error) for error in b.watcher.errors] == [DigestMismatch]
+
+
+async def test_a_second_puller_waits_for_the_first_and_fetches_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(PART)
+        blob = b.blob(body)
+        with try_lock(b.directory, blob) as partial, try_lock(b.directory, blob) as second:
+            assert partial is not None
+            assert second is None
+            partial.write(bytearray(body), 0)
+
+            async def finish(_seconds: float) -> None:
+                partial.finish()
+
+            b.clock.sleep = finish  # type: ignore[method-assign]
+            assert await b.fetch(blob) == body
+        assert b.stub.requests == []
+        assert b.leftovers() == []
+
+
+async def test_checkpoints_come_by_bytes_and_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(tmp_path) as b:
+        saved: list[int] = []
+        real = journal.save
+
+        def save(path: Path, parts: Parts, *, inode: int) -> None:
+            saved.append(parts.completed)
+            real(path, parts, inode=inode)
+
+        monkeypatch.setattr(journal, "save", save)
+        monkeypatch.setattr(download, "CHECKPOINT_BYTES", 2 * MIB)
+        await b.fetch(b.blob(content(PART)))
+        assert len(saved) >= 3
+        assert all(later - earlier <= 3 * MIB for earlier, later in zip([0, *saved], saved, strict=False))
+
+
+async def test_important_waiters_get_connections_first(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        budget = Budget(1)
+        downloader = Downloader(b.directory, budget, connections=1, clock=b.clock)
+        blobs = {rank: b.blob(content(100, rank)) for rank in (3, 1, 2)}
+        async with asyncio.TaskGroup() as group, budget.slot(0):
+            for rank, blob in blobs.items():
+                source = Source(b.source.client, b.source.reference, rank)
+                group.create_task(downloader.fetch(source, blob, b.watcher))
+            await asyncio.sleep(0.05)
+            assert b.stub.requests == []
+        served = [request.path.rsplit("/", 1)[1] for request in b.stub.requests]
+        assert served == [blobs[rank].digest for rank in (1, 2, 3)]
+
+
+async def test_a_cancelled_waiter_passes_its_slot_on() -> None:
+    budget = Budget(1)
+    async with budget.slot(0):
+        waiting = [asyncio.create_task(_hold(budget)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+    waiting[1].cancel()  # the slot is on its way to this one
+    await asyncio.wait_for(waiting[2], 1)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(1), budget.slot(0):
+        pass
+
+
+async def _hold(budget: Budget) -> None:
+    async with budget.slot(0):
+        await asyncio.sleep(0)

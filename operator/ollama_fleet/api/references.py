@@ -24,7 +24,7 @@ _PARTS: Final = {
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-class InvalidReference(ValueError):  # noqa: N818 - reads as what happened, like the errors of the edges
+class InvalidReference(ValueError):
     """A model reference that Ollama would not take; the message names the part and what is wrong with it."""
 
     def __init__(self, text: str, part: str, problem: str) -> None:

@@ -15,8 +15,6 @@ Every error carries the `Reason` that conditions and progress show. ``permanent`
 something; the others pass by themselves.
 """
 
-# ruff: noqa: N818 - the names say what happened, as those of the API client do
-
 from typing import ClassVar
 
 from ollama_fleet.api.reasons import Reason

@@ -5,6 +5,7 @@ Bounded: one request per connection, a head of 4 KiB at most that must come with
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -17,12 +18,19 @@ _CONNECTIONS: Final = 16
 
 
 @asynccontextmanager
-async def serve_progress(snapshot: Callable[[], PullProgress], *, port: int, host: str = "") -> AsyncIterator[int]:
-    """Serve until the block is left; yields the port (0 asks for a free one). All interfaces by default."""
+async def serve_progress(snapshot: Callable[[], PullProgress], *, port: int) -> AsyncIterator[int]:
+    """Serve on all interfaces until the block is left; yields the port (0 asks for a free one)."""
     server = _Server(snapshot)
-    listener = await asyncio.start_server(server.handle, host or None, port, limit=_HEAD_LIMIT)
+    listener = await asyncio.start_server(server.handle, sock=_socket(port), limit=_HEAD_LIMIT)
     async with listener:
         yield listener.sockets[0].getsockname()[1]
+
+
+def _socket(port: int) -> socket.socket:
+    """One socket for both families: two would get two ports where a free one is asked for."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 class _Server:

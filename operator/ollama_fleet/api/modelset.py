@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ollama_fleet.api.base import Bytes, Digest, Document, Observed
 from ollama_fleet.api.common import Condition, Duration, LocalReference
 from ollama_fleet.api.group import Residency
+from ollama_fleet.api.schema import list_map, rule, rules
 
 ServedName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*$")]
 
@@ -27,6 +28,21 @@ class ModelfileSpec(Document):
 class ModelSpec(Document):
     """One model of a ModelSet."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.keepAlive) || (has(self.residency) && self.residency == 'OnDemand')",
+                "keepAlive counts for residency OnDemand only: remove it or set residency",
+                field=".keepAlive",
+            ),
+            rule(
+                "!has(self.digest) || !has(self.model) || !self.model.contains('@')",
+                "model already names a digest after '@': keep one of model@digest and digest",
+                field=".digest",
+            ),
+        )
+    )
+
     name: ServedName
     """The served name: what clients put into ``model``. Unique in the set."""
     model: str | None = Field(default=None, min_length=1, max_length=512)
@@ -38,7 +54,7 @@ class ModelSpec(Document):
     parallel: int | None = Field(default=None, ge=1, le=64)
     """Requests served at once by one server; the profile's default when absent."""
     residency: Residency | None = None
-    """``Pinned`` (default): in memory before the pod takes traffic, for good. ``OnDemand``: loaded by the first request."""
+    """``Pinned`` (default): in memory before the pod takes traffic, for good. ``OnDemand``: loaded by a request."""
     priority: int | None = Field(default=None, ge=-1000, le=1000)
     """Higher loads first and is left out last when not all fit. Default 0."""
     keep_alive: Duration | None = None
@@ -62,7 +78,17 @@ class SourceSpec(Document):
 class UpdatePolicy(Document):
     """When a tag is looked up again."""
 
-    type: Literal["Pinned", "IfChanged"] = "Pinned"
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.schedule) || self.type == 'IfChanged'",
+                "schedule counts for type IfChanged only: remove it or set type",
+                field=".schedule",
+            )
+        )
+    )
+
+    type: Literal["Pinned", "IfChanged"]
     """``Pinned``: a tag is resolved once per change of its entry. ``IfChanged``: looked up on the schedule."""
     schedule: str | None = Field(default=None, max_length=64)
     """Cron expression (UTC) for ``IfChanged``; hourly when absent."""
@@ -71,8 +97,21 @@ class UpdatePolicy(Document):
 class ModelSetSpec(Document):
     """Desired models."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.models.all(a, self.models.exists_one(b, "
+                "a.name.lowerAscii() == b.name.lowerAscii() || a.name.lowerAscii() == b.name.lowerAscii() + ':latest' "
+                "|| a.name.lowerAscii() + ':latest' == b.name.lowerAscii()))",
+                "two models share a served name (case and ':latest' do not count): rename one",
+                field=".models",
+            )
+        )
+    )
+
     source: SourceSpec | None = None
-    models: list[ModelSpec] = Field(min_length=1, max_length=64)
+    models: list[ModelSpec] = Field(min_length=1, max_length=64, json_schema_extra=list_map("name"))
+    """The models; each served name once."""
     update_policy: UpdatePolicy | None = None
 
 
@@ -95,8 +134,8 @@ class ModelSetStatus(Observed):
     """What the operator knows about the set."""
 
     observed_generation: int = -1
-    conditions: list[Condition] = Field(default_factory=list)
-    models: list[ResolvedModel] = Field(default_factory=list)
+    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=list_map("type"))
+    models: list[ResolvedModel] = Field(default_factory=list, json_schema_extra=list_map("name"))
     resolved: str = ""
     """``3/4``: models whose manifest is known, of all."""
     total_bytes: Bytes = 0

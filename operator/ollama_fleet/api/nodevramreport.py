@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ollama_fleet.api.base import Bytes, Digest, Document, Observed
 from ollama_fleet.api.common import Condition
+from ollama_fleet.api.schema import list_map
 
 
 class RetainedBlob(Document):
@@ -68,6 +69,17 @@ class CachedBlob(Observed):
     size: Bytes = 0
 
 
+class ReportSummary(Observed):
+    """The report in three numbers, for people."""
+
+    gpus: str = ""
+    """``7/8``: healthy GPUs of all."""
+    used: str = ""
+    """``41.2/48.0 GiB``: used memory of all GPUs."""
+    models: int = 0
+    """Models in memory."""
+
+
 class NodeVRAMReportStatus(Observed):
     """What the agent sees."""
 
@@ -76,9 +88,10 @@ class NodeVRAMReportStatus(Observed):
     """Counts reports; a report is fresh only once it has moved."""
     agent_version: str = ""
     driver_version: str = ""
+    summary: ReportSummary = Field(default_factory=ReportSummary)
     memory_mebibytes: int = 0
     """Memory of the node."""
-    gpus: list[GPUReport] = Field(default_factory=list)
+    gpus: list[GPUReport] = Field(default_factory=list, json_schema_extra=list_map("uuid"))
     models: list[ResidentModel] = Field(default_factory=list)
     cache: list[CachedBlob] = Field(default_factory=list)
-    conditions: list[Condition] = Field(default_factory=list)
+    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=list_map("type"))

@@ -1,11 +1,12 @@
 """OllamaDeployment: a pool of Ollama servers on hardware, serving the models of its ModelSets."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ollama_fleet.api.base import Bytes, Digest, Document, Observed
 from ollama_fleet.api.common import Condition, Duration, LocalReference, Name, Quantity
+from ollama_fleet.api.schema import list_map, list_set, rule, rules
 
 Profile = Literal["chat", "agent", "batch", "embedding"]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -20,7 +21,9 @@ class GPUSpec(Document):
     """GPUs per server."""
     resource_name: str | None = Field(default=None, max_length=253)
     """Extended resource to request. Default ``nvidia.com/gpu``."""
-    products: list[str] | None = Field(default=None, max_length=32)
+    products: list[Annotated[str, Field(min_length=1, max_length=63)]] | None = Field(
+        default=None, max_length=32, json_schema_extra=list_set()
+    )
     """Accepted values of the node label ``nvidia.com/gpu.product``; any when absent."""
     min_memory: Quantity | None = None
     """Smallest memory per GPU. A 24 GB card satisfies ``24Gi``."""
@@ -30,11 +33,19 @@ class CPUSpec(Document):
     """Cores and memory for each server without a GPU."""
 
     cores: Quantity
+    """Requested cores, e.g. ``2`` or ``500m``; idle ones may be used beyond."""
     memory: Quantity
+    """Requested memory and limit, e.g. ``4Gi``."""
 
 
 class HardwareSpec(Document):
     """What one server runs on: GPUs or cores, exactly one of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule("has(self.gpu) != has(self.cpu)", "set exactly one of hardware.gpu and hardware.cpu")
+        )
+    )
 
     gpu: GPUSpec | None = None
     cpu: CPUSpec | None = None
@@ -49,6 +60,17 @@ class EnvVar(Document):
 
 class TuningSpec(Document):
     """Explicit values that win over what the operator computes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.kvCacheType) || self.kvCacheType in ['f32', 'f16', 'bf16'] || "
+                "!has(self.flashAttention) || self.flashAttention",
+                "a quantised kvCacheType needs flash attention: remove flashAttention: false or choose f16",
+                field=".kvCacheType",
+            )
+        )
+    )
 
     num_parallel: int | None = Field(default=None, ge=1, le=64)
     """``OLLAMA_NUM_PARALLEL``"""
@@ -70,14 +92,33 @@ class TuningSpec(Document):
     """Memory left free per GPU: ``OLLAMA_GPU_OVERHEAD`` up to 0.24, ``LLAMA_ARG_FIT_TARGET`` from 0.30."""
     load_timeout: Duration | None = None
     """``OLLAMA_LOAD_TIMEOUT``: no progress of a load for this long fails it."""
-    extra_env: list[EnvVar] | None = Field(default=None, max_length=64)
+    extra_env: list[EnvVar] | None = Field(default=None, max_length=64, json_schema_extra=list_map("name"))
     """Further variables. One that the chosen Ollama version does not know is rejected by name."""
 
 
 class CacheSpec(Document):
     """Where the blobs of the models live."""
 
-    type: CacheType = "Ephemeral"
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.path) || self.type == 'Node'",
+                "path counts for cache type Node only: remove it or set type",
+                field=".path",
+            ),
+            rule(
+                "has(self.claimName) == (self.type == 'Claim')",
+                "claimName belongs to cache type Claim, which needs it: set both or neither",
+            ),
+            rule(
+                "!has(self.sizeLimit) || self.type == 'Ephemeral'",
+                "sizeLimit counts for cache type Ephemeral only: remove it or set type",
+                field=".sizeLimit",
+            ),
+        )
+    )
+
+    type: CacheType
     """``Ephemeral``: an emptyDir of the pod. ``Node``: a directory of the node, filled before a pod is placed there.
     ``Claim``: a PersistentVolumeClaim."""
     path: str | None = Field(default=None, max_length=256, pattern=r"^/[^\x00]*$")
@@ -118,7 +159,23 @@ class PlacementSpec(Document):
 class OllamaDeploymentSpec(Document):
     """Desired servers."""
 
-    model_sets: list[LocalReference] = Field(min_length=1, max_length=16)
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.image) || has(self.version)",
+                "image needs version: say which Ollama is in the image, e.g. version: 0.32.3",
+                field=".image",
+            ),
+            rule(
+                "!has(self.readiness) || !has(self.readiness.policy) || self.readiness.policy != 'VRAM' || "
+                "has(self.hardware.gpu)",
+                "readiness.policy VRAM needs hardware.gpu: use Resident on CPU",
+                field=".readiness",
+            ),
+        )
+    )
+
+    model_sets: list[LocalReference] = Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))
     """ModelSets of the same namespace whose models are served."""
     version: str | None = Field(default=None, max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     """Ollama version, e.g. ``0.32.3``; its image comes from the operator's image policy."""
@@ -190,7 +247,7 @@ class OllamaDeploymentStatus(Observed):
     """What the operator knows about the servers."""
 
     observed_generation: int = -1
-    conditions: list[Condition] = Field(default_factory=list)
+    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=list_map("type"))
     replicas: int = 0
     """Pods, the minimum over the groups; what the scale subresource reads."""
     ready_replicas: int = 0
@@ -205,6 +262,6 @@ class OllamaDeploymentStatus(Observed):
     version: str = ""
     """Ollama version in force."""
     image: str = ""
-    models: list[ServedModel] = Field(default_factory=list)
-    groups: list[GroupStatus] = Field(default_factory=list)
-    effective: list[EffectiveValue] = Field(default_factory=list)
+    models: list[ServedModel] = Field(default_factory=list, json_schema_extra=list_map("name"))
+    groups: list[GroupStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
+    effective: list[EffectiveValue] = Field(default_factory=list, json_schema_extra=list_map("name"))

@@ -1,9 +1,10 @@
 """The closed set of reasons in conditions, events, states and progress.
 
-Every reason is one CamelCase word group with one meaning everywhere; ``docs/conditions.md`` explains each.
+Every reason is one CamelCase word group with one meaning everywhere; ``MEANINGS`` explains each.
 """
 
 from enum import StrEnum
+from typing import Final
 
 
 class Reason(StrEnum):
@@ -40,11 +41,87 @@ class Reason(StrEnum):
     UNKNOWN_VARIABLE = "UnknownVariable"
     INVALID_SPEC = "InvalidSpec"
     POD_SECURITY_FORBIDDEN = "PodSecurityForbidden"
-    NO_CAPACITY = "NoCapacity"
     DISK_FULL = "DiskFull"
     # The readiness gate.
     RESIDENT = "Resident"
     NOT_RESIDENT = "NotResident"
-    CONTAINER_RESTARTED = "ContainerRestarted"
     CONFIG_PENDING = "ConfigPending"
     SIDECAR_UNREACHABLE = "SidecarUnreachable"
+
+
+_NOTHING = "Nothing to do."
+_WAIT = "Wait; the message counts."
+
+MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
+    Reason.ALL_WARM: ("Every wanted server is ready with all its Pinned models in memory.", _NOTHING),
+    Reason.RESOLVED: ("Every model of the set is known to its registry.", _NOTHING),
+    Reason.SUSPENDED: ("`spec.suspend` holds the servers at zero; caches are kept.", "Remove `suspend` to resume."),
+    Reason.RESOLVING: ("Manifests are being looked up.", _WAIT),
+    Reason.PULLING: ("Model files are being downloaded.", _WAIT),
+    Reason.PLACING: ("A node is chosen and its cache filled before a pod takes a place.", _WAIT),
+    Reason.STARTING: ("Pods are created or their containers start.", _WAIT),
+    Reason.LOADING: ("Models are being loaded into memory and proved with a token.", _WAIT),
+    Reason.ROLLING_OUT: ("New servers replace old ones.", _WAIT),
+    Reason.SCALING: ("Servers are added or removed.", _WAIT),
+    Reason.REGISTRY_UNREACHABLE: (
+        "The registry does not answer or answers with errors; it is asked again.",
+        "Check the registry, DNS, proxies and network policies.",
+    ),
+    Reason.UNSCHEDULABLE: (
+        "No node takes the pod.",
+        "Read the scheduler's text in the message; add nodes or relax `spec.placement` or `spec.hardware`.",
+    ),
+    Reason.QUOTA_EXCEEDED: ("A ResourceQuota of the namespace is used up.", "Raise the quota or lower `replicas`."),
+    Reason.IMAGE_PULL_FAILED: (
+        "An image cannot be pulled.",
+        "Check `spec.image` or `spec.version`, the operator's image repository and pull secrets.",
+    ),
+    Reason.CONTAINER_CRASHING: ("A container does not stay up.", "Read its log: `kubectl logs POD -c CONTAINER`."),
+    Reason.LOAD_FAILED: (
+        "Ollama cannot load a model; it is tried again.",
+        "Read the message; lower `contextLength` or `parallel`, or give the server more memory.",
+    ),
+    Reason.MODEL_SET_MISSING: (
+        "A ModelSet that the OllamaDeployment names does not exist.",
+        "Create it or remove it from `spec.modelSets`.",
+    ),
+    Reason.MODEL_CONFLICT: (
+        "Two ModelSets serve the same name with different content; the first one wins.",
+        "Rename one of the models.",
+    ),
+    Reason.MODEL_NOT_FOUND: ("The registry does not know the model or tag.", "Correct `model` in the ModelSet."),
+    Reason.INVALID_MANIFEST: (
+        "The registry's answer is no manifest of an Ollama model.",
+        "Check that the reference names an Ollama model.",
+    ),
+    Reason.DIGEST_MISMATCH: (
+        "What the registry holds is not what the digest names.",
+        "Correct `digest`, or pull the image of the model anew into the registry.",
+    ),
+    Reason.UNAUTHORIZED: ("The registry refuses the credentials.", "Check `source.pullSecretRef`."),
+    Reason.SECRET_MISSING: ("A Secret is missing, lacks its key or may not be read.", "Do what the message says."),
+    Reason.UNSUPPORTED_VERSION: ("The Ollama version is older than supported.", "Choose a newer `spec.version`."),
+    Reason.UNKNOWN_VARIABLE: (
+        "The chosen Ollama version does not know a variable of `tuning.extraEnv`.",
+        "Remove or correct the variable that the message names.",
+    ),
+    Reason.INVALID_SPEC: ("A field cannot work as it is.", "Correct the field that the message names."),
+    Reason.POD_SECURITY_FORBIDDEN: (
+        "The namespace's Pod Security level refuses the pods.",
+        "Label the namespace as the message says, or choose another cache type.",
+    ),
+    Reason.DISK_FULL: (
+        "The store has too little room for the models.",
+        "Give the cache more room or serve fewer models.",
+    ),
+    Reason.RESIDENT: ("The models that must be in memory are, and each generated a token.", _NOTHING),
+    Reason.NOT_RESIDENT: (
+        "A pod that was ready lost a model or its Ollama restarted; it is loaded again.",
+        "Wait; if it repeats, read the log of the pod's `ollama` container.",
+    ),
+    Reason.CONFIG_PENDING: ("The sidecar has not applied the newest configuration yet.", _WAIT),
+    Reason.SIDECAR_UNREACHABLE: (
+        "The sidecar does not answer the operator.",
+        "Check the pod, and network policies between the operator and the pod's admin port.",
+    ),
+}

@@ -4,6 +4,7 @@ Everything is bounded: the head, the time to send it and to take the answer, and
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class HttpServer:
         """``routes`` maps a path to what answers a GET of it."""
         self._routes = routes
         self._timeout = timeout
-        self._connections = 0
+        self._connections: set[asyncio.Task[object] | None] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, *, host: str, port: int) -> int:
@@ -47,20 +48,24 @@ class HttpServer:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop listening; open connections end by themselves within their time."""
+        """Stop listening and let what is under way end, which its time limits."""
         if self._server is not None:
             self._server.close()
+        await asyncio.gather(*filter(None, self._connections))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        task = asyncio.current_task()
+        self._connections.add(task)
         try:
-            if self._connections <= MAX_CONNECTIONS:
+            if len(self._connections) <= MAX_CONNECTIONS:
                 await self._exchange(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client is slow, gone, or no HTTP client: nothing to tell it
         finally:
-            self._connections -= 1
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._connections.discard(task)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(self._timeout):

@@ -1,6 +1,7 @@
 """kopf itself runs here, against a small API server that counts what it is asked."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -111,10 +112,14 @@ class Api:
         self.methods: set[str] = set()
         self.watches = 0
         self.refuse_watches = 0
+        self.unavailable = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.methods.add(request.method)
         path = request.path
+        if self.unavailable:
+            self.unavailable -= 1
+            return web.json_response({"kind": "Status", "code": 503}, status=503)
         if path == "/api":
             return web.json_response({"versions": ["v1"]})
         if path == "/apis":
@@ -232,3 +237,25 @@ async def test_kopf_is_started_again_when_it_ends_by_itself(api: Api) -> None:
     stop.set()
     await asyncio.wait_for(shell, 15)
     assert starts == 2
+
+
+async def test_an_outage_of_any_length_does_not_end_kopf(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own settings kopf gives up after the ninth 503."""
+    monkeypatch.setattr(EndlessBackoff, "__iter__", lambda _: itertools.repeat(0.001))
+    api.unavailable = 100
+    starts: list[bool] = []
+    arrived = asyncio.Event()
+    stop = asyncio.Event()
+    shell = asyncio.create_task(
+        run_shell(
+            enqueue=lambda *_: arrived.set(),
+            on_started=lambda: starts.append(True),
+            stop=stop,
+            kubeconfig=api.kubeconfig,
+        )
+    )
+    await asyncio.wait_for(arrived.wait(), 20)
+    stop.set()
+    await asyncio.wait_for(shell, 15)
+    assert api.unavailable == 0
+    assert len(starts) == 1

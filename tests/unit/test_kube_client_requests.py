@@ -280,7 +280,8 @@ def stream(api: Api, *chunks: bytes, then: asyncio.Event | None = None) -> None:
 
 
 async def watch(api: Api, kind: Kind = CONFIG_MAP, *, stall: float = 5) -> list[tuple[str, Json]]:
-    return [event async for event in api.client.watch(kind, resource_version="5", stall=stall)]
+    api.client._stall = stall
+    return [event async for event in api.client.watch(kind, resource_version="5")]
 
 
 async def test_a_watch_gives_events_however_they_are_cut(api: Api) -> None:

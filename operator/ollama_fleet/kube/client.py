@@ -35,10 +35,11 @@ Propagation = Literal["Background", "Foreground", "Orphan"]
 class KubeClient:
     """Requests against one API server. Every method raises errors of :mod:`ollama_fleet.kube.errors`."""
 
-    def __init__(self, transport: Transport, *, timeout: float = REQUEST_TIMEOUT) -> None:
-        """``timeout`` in seconds holds for each request but lists and watches."""
+    def __init__(self, transport: Transport, *, timeout: float = REQUEST_TIMEOUT, stall: float = WATCH_STALL) -> None:
+        """Seconds: ``timeout`` holds for each request but lists and watches, ``stall`` for silence of a watch."""
         self._transport = transport
         self._timeout = timeout
+        self._stall = stall
 
     @classmethod
     async def connect(
@@ -48,11 +49,12 @@ class KubeClient:
         context: str | None = None,
         on_request: OnRequest | None = None,
         timeout: float = REQUEST_TIMEOUT,
+        stall: float = WATCH_STALL,
     ) -> Self:
         """By the pod's service account, or by ``kubeconfig`` (default: ``$KUBECONFIG``) outside a cluster."""
         credentials = Credentials(kubeconfig=kubeconfig, context=context)
         await credentials.load()
-        return cls(Transport(credentials, on_request=on_request), timeout=timeout)
+        return cls(Transport(credentials, on_request=on_request), timeout=timeout, stall=stall)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -210,11 +212,10 @@ class KubeClient:
         resource_version: str,
         namespace: str | None = None,
         label_selector: str | None = None,
-        stall: float = WATCH_STALL,
     ) -> AsyncGenerator[tuple[EventType, Json], None]:
         """Changes after ``resource_version`` until the server ends the stream, BOOKMARKs included.
 
-        Gone when the version is too old; Timeout after ``stall`` seconds of silence.
+        Gone when the version is too old; Timeout after the client's ``stall`` seconds of silence.
         """
         query = {
             "watch": "true",
@@ -225,7 +226,7 @@ class KubeClient:
         if label_selector:
             query["labelSelector"] = label_selector
         path = f"{kind.path(namespace)}?{urlencode(query)}"
-        async with self._transport.stream(path, resource=kind.plural, stall=stall) as stream:
+        async with self._transport.stream(path, resource=kind.plural, stall=self._stall) as stream:
             async for line in _lines(stream):
                 yield _event(line)
 

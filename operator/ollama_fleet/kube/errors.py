@@ -20,7 +20,7 @@
 ``Retryable`` is what an unchanged second try may cure: Conflict, TooManyRequests, Unavailable, Timeout.
 """
 
-# ruff: noqa: N818 - the names are the API server's own reasons
+
 
 from collections.abc import Mapping
 from typing import Any

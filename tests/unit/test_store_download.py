@@ -1,6 +1,7 @@
 """Downloads of one blob against every fault that a registry can play."""
 
 import asyncio
+import fcntl
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -267,16 +268,33 @@ async def test_a_journal_of_an_earlier_process_spares_its_bytes(tmp_path: Path) 
         ]
 
 
-async def test_a_journal_without_its_file_counts_for_nothing(tmp_path: Path) -> None:
+async def test_a_journal_of_another_file_counts_for_nothing(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(2 * PART)
         blob = b.blob(body)
-        _, path = paths(b.directory, blob.digest)
+        file, path = paths(b.directory, blob.digest)
+        file.write_bytes(bytes(len(body)))
         full = Parts.fresh(len(body))
         full.add(0, len(body))
-        journal.save(path, full, inode=1)
+        journal.save(path, full, inode=file.stat().st_ino + 1)
         assert await b.fetch(blob) == body
-        assert b.stub.body_bytes == len(body)
+        assert b.watcher.errors == []
+        assert len(b.stub.requests) == 2
+
+
+def test_a_lock_on_a_file_that_was_renamed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = BlobDirectory(tmp_path)
+    directory.prepare()
+    blob = Descriptor("x", "sha256:" + "0" * 64, 1)
+    flock = fcntl.flock
+
+    def finish_first(descriptor: int, operation: int) -> None:
+        directory.adopt(blob.digest, paths(directory, blob.digest)[0])  # the other puller, between our open and lock
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finish_first)
+    with try_lock(directory, blob) as partial:
+        assert partial is None
 
 
 async def test_a_wrong_journal_costs_a_download_and_never_a_wrong_blob(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import json
 import ssl
 from collections.abc import Mapping
@@ -61,13 +62,20 @@ def read_docker_config(path: Path) -> DockerConfig:
 
 def tls_context(certificates: bytes | None = None) -> ssl.SSLContext:
     """Public authorities, and those of a private registry beside them (its redirects may leave for public hosts)."""
+    if certificates is None:
+        return _public_tls_context()
     context = httpx.create_ssl_context()
-    if certificates is not None:
-        try:
-            context.load_verify_locations(cadata=certificates.decode("ascii"))
-        except (ssl.SSLError, ValueError) as error:
-            raise SecretUnusable("certificate secret: ca.crt holds no PEM certificate") from error
+    try:
+        context.load_verify_locations(cadata=certificates.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise SecretUnusable("certificate secret: ca.crt holds no PEM certificate") from error
     return context
+
+
+@functools.cache
+def _public_tls_context() -> ssl.SSLContext:
+    """Reading all public authorities takes tens of milliseconds; one context serves any number of clients."""
+    return httpx.create_ssl_context()
 
 
 def read_certificates(path: Path) -> bytes:

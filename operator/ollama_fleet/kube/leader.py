@@ -81,7 +81,7 @@ class LeaderThread:
         if self._stopping.is_set():
             return
         client = await self._connect()
-        election = Election(
+        self._election = election = Election(
             client,
             namespace=self._namespace,
             name=self._name,

@@ -1,0 +1,89 @@
+"""What a recipe is, and the commands that recipes share."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from testbed.paths import ROOT
+
+GO: Path = ROOT / "testbed" / "go"
+
+
+class BuildFailed(Exception):
+    """A recipe did not build; the log says why."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        """``log`` is kept; its last lines are part of the message."""
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        super().__init__(f"{name} does not build; see {log}, which ends with:\n{tail}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build one set of programs."""
+
+    name: str
+    """With its version: ``kubernetes-1.37``."""
+    minutes: int
+    """What to tell people before it starts, measured cold on two cores."""
+    inputs: tuple[Path, ...]
+    """Files whose content decides the result."""
+    build: Callable[[Path, TextIO], None]
+    """Fills the given directory; everything it says goes to the log."""
+
+
+def run(
+    command: Sequence[str | Path], *, log: TextIO, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> None:
+    """Run a command with its output in the log. Raises CalledProcessError."""
+    log.write(f"$ {' '.join(str(part) for part in command)}\n")
+    log.flush()
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def go_build(
+    module: str,
+    package: str,
+    output: Path,
+    *,
+    log: TextIO,
+    ldflags: str = "",
+    modfile: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Build one Go package of a pinned module below ``testbed/go``.
+
+    Two compilers at a time: each may take a gigabyte.
+    """
+    chosen = [f"-modfile={modfile}"] if modfile else []
+    run(
+        ["go", "build", "-p", "2", "-trimpath", *chosen, "-ldflags", f"-s -w {ldflags}".strip(), "-o", output, package],
+        log=log,
+        cwd=GO / module,
+        env={"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly", **(env or {})},
+    )
+
+
+def need_packages(packages: Mapping[str, Path | str], *, log: TextIO) -> None:
+    """Install the Debian packages whose file or program is missing."""
+    missing = [package for package, sign in packages.items() if not _there(sign)]
+    if missing:
+        env = {"DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "update", "-q"], log=log, env=env)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], log=log, env=env)
+
+
+def _there(sign: Path | str) -> bool:
+    return sign.exists() if isinstance(sign, Path) else shutil.which(sign) is not None

@@ -1,0 +1,10 @@
+"""Container images without Docker: a Debian base, the product from its own Dockerfile, Ollama, and pause.
+
+Every function returns an OCI archive in the cache, keyed by the content of what goes in, made when it is missing.
+"""
+
+from testbed.images.base import ensure_base, ensure_pause
+from testbed.images.built import ensure_ollama, ensure_product
+from testbed.images.image import Image
+
+__all__ = ["Image", "ensure_base", "ensure_ollama", "ensure_pause", "ensure_product"]

@@ -1,0 +1,112 @@
+"""Images that buildah builds from Dockerfiles: the product's own, and Ollama's.
+
+buildah's store is a cache of its own, so that only the layers that changed are built. It runs in a chroot with the
+network of the host, which is all that an ordinary Dockerfile needs and works where containers do not nest.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from testbed.images.base import BASE, ensure_base
+from testbed.images.image import IMAGES, Image, cached, key
+from testbed.paths import CACHE, ROOT
+
+_HERE: Final = Path(__file__).parent
+_STORE: Final = CACHE / "buildah"
+_WHEELS: Final = CACHE / "wheels"
+_BACKEND: Final = "hatchling>=1.27"
+_PRODUCT: Final = ("Dockerfile", "pyproject.toml", "README.md", "LICENSE", "requirements/image.txt", "operator")
+
+
+def ensure_product() -> Image:
+    """The product as its own Dockerfile makes it; its tag names its content, ``:dev`` is the latest one."""
+    inputs = [ROOT / name for name in _PRODUCT]
+    base = ensure_base()
+    tag = key(inputs, salt=base.name)
+    name = f"localhost/ollama-fleet:{tag}"
+    archive = cached(IMAGES / f"product-{tag}.tar", "product image", partial(_make_product, name, base))
+    return Image(name, archive, ("localhost/ollama-fleet:dev",))
+
+
+def ensure_ollama(version: str, built: Path) -> Image:
+    """Ollama from a directory with ``bin/ollama`` and, from 0.30 on, ``lib/ollama/``."""
+    name = f"localhost/ollama:{version}"
+    base = ensure_base()
+    tag = key([_HERE / "ollama" / "Dockerfile"], salt=f"{base.name} {built.name}")
+    archive = IMAGES / f"ollama-{version}-{tag}.tar"
+    return Image(name, cached(archive, f"Ollama {version} image", partial(_make_ollama, name, base, built)))
+
+
+def _make_product(name: str, base: Path, archive: Path) -> None:
+    wheels = _wheels()
+    arguments = {"BASE": _loaded(base), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+    _bud(ROOT, name, arguments, "--volume", f"{wheels}:/wheels:ro")
+    _export(name, archive)
+
+
+def _make_ollama(name: str, base: Path, built: Path, archive: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=IMAGES, prefix="ollama-") as scratch:
+        context = Path(scratch)
+        (context / "bin").mkdir()
+        os.link(built / "bin" / "ollama", context / "bin" / "ollama")
+        engine = built / "lib" / "ollama"
+        if engine.is_dir():
+            shutil.copytree(engine, context / "lib", copy_function=os.link)
+        else:
+            (context / "lib").mkdir()
+        shutil.copy2(_HERE / "ollama" / "Dockerfile", context)
+        _bud(context, name, {"BASE": _loaded(base)})
+        _export(name, archive)
+
+
+def _wheels() -> Path:
+    """The locked wheels and the build backend, fetched by this machine's pip with whatever index it uses."""
+    lock = ROOT / "requirements" / "image.txt"
+    directory = _WHEELS / key([lock], salt=_BACKEND)
+    return cached(directory, "wheels of the product", partial(_fetch_wheels, lock))
+
+
+def _fetch_wheels(lock: Path, directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(directory)]
+    subprocess.run([*pip, "--require-hashes", "--requirement", str(lock)], check=True)
+    subprocess.run([*pip, _BACKEND], check=True)
+
+
+def _loaded(base: Path) -> str:
+    """The base image's name in buildah's store; loaded when this very archive is not there yet."""
+    name = f"{BASE}-{base.stem.removeprefix('base-')}"
+    known = subprocess.run([*_buildah(), "inspect", "--type", "image", name], capture_output=True, check=False)
+    if known.returncode:
+        image = _run("pull", "--quiet", f"oci-archive:{base}").strip()
+        _run("tag", image, name)
+    return name
+
+
+def _bud(context: Path, name: str, arguments: Mapping[str, str], *options: str) -> None:
+    given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    isolation = ("--isolation", "chroot", "--layers", "--format", "oci", "--pull-never")
+    _run("bud", *isolation, *given, *options, "--tag", name, str(context))
+
+
+def _export(name: str, archive: Path) -> None:
+    _run("push", "--disable-compression", "--quiet", name, f"oci-archive:{archive}:{name}")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run([*_buildah(), *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"buildah {command[0]} failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _buildah() -> list[str]:
+    # vfs: slower than overlayfs by a few seconds per build, but it leaves no mounts behind.
+    return ["buildah", "--storage-driver", "vfs", "--root", str(_STORE / "root"), "--runroot", str(_STORE / "run")]

@@ -1,0 +1,47 @@
+"""The certificates of a control plane: one authority, one server certificate, keys for service accounts."""
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Certificates:
+    """Files below one directory, made by openssl when they are not there."""
+
+    def __init__(self, directory: Path) -> None:
+        """Nothing is made yet."""
+        self.directory = directory
+        self.ca = directory / "ca.crt"
+        self.ca_key = directory / "ca.key"
+        self.server = directory / "apiserver.crt"
+        self.server_key = directory / "apiserver.key"
+        self.service_accounts = directory / "sa.key"
+
+    def make(self, addresses: Iterable[str]) -> None:
+        """Make what is missing; the server's certificate holds these addresses and the usual names."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.service_accounts.exists():
+            _openssl("genrsa", "-out", self.service_accounts, "2048")
+        if not self.ca.exists():
+            _self_signed(self.ca, self.ca_key)
+        if not self.server.exists():
+            self._server(addresses)
+
+    def _server(self, addresses: Iterable[str]) -> None:
+        request, extensions = self.directory / "apiserver.csr", self.directory / "apiserver.ext"
+        hosts = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+        alternatives = [f"DNS:{name}" for name in hosts] + [f"IP:{address}" for address in addresses]
+        extensions.write_text(f"subjectAltName={','.join(alternatives)}\n")
+        subject = ("-subj", "/CN=kube-apiserver")
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", self.server_key, "-out", request, *subject)
+        signed = ("-CA", self.ca, "-CAkey", self.ca_key, "-CAcreateserial", "-days", "365", "-extfile", extensions)
+        _openssl("x509", "-req", "-in", request, "-out", self.server, *signed)
+
+
+def _self_signed(certificate: Path, key: Path) -> None:
+    options = ("-newkey", "rsa:2048", "-nodes", "-days", "365", "-subj", "/CN=ollama-fleet-testbed")
+    _openssl("req", "-x509", *options, "-keyout", key, "-out", certificate)
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

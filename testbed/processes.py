@@ -1,0 +1,126 @@
+"""Programs of a test bed: started detached, recorded before they can be lost, and stopped only if they are ours.
+
+A record holds the process id and its start time: an id that the kernel has given to another process since is never
+signalled.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+_POLL_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A recorded process."""
+
+    name: str
+    pid: int
+    started: int
+    """Clock ticks after boot, from ``/proc/PID/stat``."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return _start_time(self.pid) == self.started
+
+
+class Processes:
+    """The processes of one state directory."""
+
+    def __init__(self, state: Path) -> None:
+        """Records stand in ``state/processes``, output in ``state/logs``."""
+        self._records = state / "processes"
+        self._logs = state / "logs"
+
+    def start(
+        self, name: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> Process:
+        """Start a program in a session of its own; it survives this process. Replaces a record of a dead one."""
+        known = self.get(name)
+        if known is not None and known.alive:
+            return known
+        self._records.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("ab") as output:
+            child = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+            )
+        process = Process(name, child.pid, _start_time(child.pid) or 0)
+        (self._records / f"{name}.json").write_text(json.dumps(asdict(process)))
+        _children[child.pid] = child
+        return process
+
+    def get(self, name: str) -> Process | None:
+        """The record of a name."""
+        try:
+            return Process(**json.loads((self._records / f"{name}.json").read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def all(self) -> Iterator[Process]:
+        """All records, oldest first."""
+        found = (self.get(path.stem) for path in self._records.glob("*.json"))
+        yield from sorted((process for process in found if process), key=lambda process: process.started)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait until it is gone: for tests of crashes. The record stays."""
+        process = self.get(name)
+        if process is not None:
+            _end(process, signal.SIGKILL, grace=5)
+
+    def stop(self, name: str, *, grace: float = 10) -> None:
+        """SIGTERM, after ``grace`` seconds SIGKILL; then forget it."""
+        process = self.get(name)
+        if process is not None:
+            _end(process, signal.SIGTERM, grace=grace)
+            (self._records / f"{name}.json").unlink(missing_ok=True)
+
+    def stop_all(self) -> None:
+        """Stop everything, the youngest first: what was started on top goes first."""
+        for process in reversed(list(self.all())):
+            self.stop(process.name)
+
+    def log(self, name: str) -> Path:
+        """Where a program's output goes."""
+        return self._logs / f"{name}.log"
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Programs that this Python process started: it has to reap them, or they would look alive as zombies."""
+
+
+def _end(process: Process, number: int, *, grace: float) -> None:
+    for attempt, limit in ((number, grace), (signal.SIGKILL, 5.0)):
+        if not process.alive:
+            break
+        os.kill(process.pid, attempt)
+        deadline = time.monotonic() + limit
+        while process.alive and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+    child = _children.pop(process.pid, None)
+    if child is not None:
+        child.wait()
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process was started, None if it is gone or only a zombie."""
+    try:
+        # The name in parentheses may hold anything, also spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

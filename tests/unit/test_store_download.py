@@ -1,6 +1,7 @@
 """Downloads of one blob against every fault that a registry can play."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import stat
@@ -197,6 +198,36 @@ async def test_a_full_disk_is_noticed_before_anything_is_fetched(
             await b.fetch(b.blob(content(1000)))
         assert (caught.value.needed, caught.value.free) == (1000, 999)
         assert b.stub.requests == []
+
+
+async def test_downloads_do_not_count_on_the_same_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(tmp_path, stall_seconds=0.5) as b:
+        monkeypatch.setattr("ollama_fleet.store.partial.free_bytes", lambda _path: 1000)
+        first, second = b.blob(content(600, 1)), b.blob(content(500, 2))
+        b.stub.faults = [Fault(stall_after=100)]
+        running = asyncio.create_task(b.fetch(first))
+        while not b.stub.requests:  # noqa: ASYNC110 - the stub has no event for it
+            await asyncio.sleep(0.001)
+        with pytest.raises(DiskFull) as caught:
+            await b.fetch(second)
+        assert caught.value.needed == 1100
+        await running
+        assert await b.fetch(second) == content(500, 2)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_disk_that_fills_up_on_the_way_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async with bench(tmp_path) as b:
+
+        def full(*_args: object) -> None:
+            raise OSError(number, "full")
+
+        monkeypatch.setattr("ollama_fleet.store.partial.write_all", full)
+        with pytest.raises(DiskFull):
+            await b.fetch(b.blob(content(1000)))
+        assert len(b.stub.requests) == 1
 
 
 async def test_a_foreign_file_of_the_right_content_is_hashed_once(tmp_path: Path) -> None:

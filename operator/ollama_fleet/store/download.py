@@ -17,7 +17,8 @@ from typing import Final, Protocol
 from ollama_fleet.api.references import ModelReference
 from ollama_fleet.store.backoff import Backoff, Clock, SystemClock
 from ollama_fleet.store.budget import Budget
-from ollama_fleet.store.errors import DigestMismatch, RateLimited, StoreError, Unreachable
+from ollama_fleet.store.errors import DigestMismatch, DiskFull, RateLimited, StoreError, Unreachable
+from ollama_fleet.store.journal import Parts
 from ollama_fleet.store.layout import BlobDirectory
 from ollama_fleet.store.manifest import Descriptor
 from ollama_fleet.store.partial import PartialFile, try_lock
@@ -74,6 +75,8 @@ class Downloader:
     backoff: Backoff = field(default_factory=Backoff)
     _silent_until: dict[str, float] = field(default_factory=dict)
     """By registry: 429 silences all its downloads, not only the one that got it."""
+    _active: dict[str, Parts] = field(default_factory=dict)
+    """Downloads under way: what they still miss is room that no other may count on."""
 
     async def fetch(self, source: Source, blob: Descriptor, observer: Observer) -> None:
         """Return when the blob is in the store and verified.
@@ -99,7 +102,12 @@ class Downloader:
             elif await self._is_there(blob, observer):
                 partial.discard()
             else:
-                await _Download(self, source, blob, observer=observer, partial=partial).run()
+                promised = sum(parts.size - parts.completed for parts in self._active.values())
+                self._active[blob.digest] = parts = partial.open_parts(promised=promised)
+                try:
+                    await _Download(self, source, blob, observer=observer, partial=partial, parts=parts).run()
+                finally:
+                    del self._active[blob.digest]
 
     async def _is_there(self, blob: Descriptor, observer: Observer) -> bool:
         """Under the lock: whether another puller was faster, or a file of unknown origin turns out right."""
@@ -146,14 +154,21 @@ class _Download:
     """One blob's way in, while we hold the lock of its partial file."""
 
     def __init__(
-        self, owner: Downloader, source: Source, blob: Descriptor, *, observer: Observer, partial: PartialFile
+        self,
+        owner: Downloader,
+        source: Source,
+        blob: Descriptor,
+        *,
+        observer: Observer,
+        partial: PartialFile,
+        parts: Parts,
     ) -> None:
         self._owner = owner
         self._source = source
         self._blob = blob
         self._observer = observer
         self._partial = partial
-        self._parts = partial.open_parts()
+        self._parts = parts
         self._ranged = True
         self._grown = asyncio.Event()
         self._saving = False
@@ -166,7 +181,7 @@ class _Download:
         try:
             sha256 = await self._transfer()
         except BaseException:
-            with suppress(OSError):  # the first error is the one to tell
+            with suppress(OSError, DiskFull):  # the first error is the one to tell
                 self._partial.checkpoint(self._parts)
             raise
         found = f"sha256:{sha256.hexdigest()}"

@@ -5,6 +5,7 @@ files to clean up. A second puller that waits for it finds, once it has the lock
 under it and looks again.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,8 +21,7 @@ from ollama_fleet.store.journal import Parts
 from ollama_fleet.store.layout import BlobDirectory, free_bytes
 from ollama_fleet.store.manifest import Descriptor
 
-_NO_SPACE: Final = frozenset({28, 122})
-"""ENOSPC and EDQUOT."""
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class PartialFile:
@@ -34,13 +34,16 @@ class PartialFile:
         self._inode = os.fstat(descriptor).st_ino
         self._path, self._journal = paths(directory, blob.digest)
 
-    def open_parts(self) -> Parts:
-        """What is there already. Sets the file's size; raises `DiskFull` when what is missing does not fit."""
+    def open_parts(self, *, promised: int = 0) -> Parts:
+        """What is there already. Sets the file's size.
+
+        Raises `DiskFull` when what is missing does not fit beside the ``promised`` bytes of other downloads.
+        """
         parts = journal.load(self._journal, size=self._blob.size, inode=self._inode)
         if parts is None or os.fstat(self._descriptor).st_size != self._blob.size:
             parts = Parts.fresh(self._blob.size)
             os.ftruncate(self._descriptor, 0)
-        needed, free = self._blob.size - parts.completed, free_bytes(self._directory.path)
+        needed, free = self._blob.size - parts.completed + promised, free_bytes(self._directory.path)
         if needed > free:
             raise DiskFull(needed, free)
         os.ftruncate(self._descriptor, self._blob.size)
@@ -48,17 +51,14 @@ class PartialFile:
 
     def write(self, content: bytes | bytearray, offset: int) -> None:
         """Write at an offset. Raises `DiskFull`."""
-        try:
+        with self._room_for(len(content)):
             write_all(self._descriptor, content, offset)
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise DiskFull(len(content), free_bytes(self._directory.path)) from error
-            raise
 
     def checkpoint(self, parts: Parts) -> None:
-        """Make the data durable, then say so. ``parts`` must not change meanwhile: pass a copy."""
-        os.fdatasync(self._descriptor)
-        journal.save(self._journal, parts, inode=self._inode)
+        """Make the data durable, then say so. ``parts`` must not change meanwhile: pass a copy. Raises `DiskFull`."""
+        with self._room_for(parts.size - parts.completed):
+            os.fdatasync(self._descriptor)
+            journal.save(self._journal, parts, inode=self._inode)
 
     def update(self, sha256: "hashlib._Hash", start: int, end: int) -> None:
         """Feed bytes of the file into a hash."""
@@ -79,6 +79,15 @@ class PartialFile:
         """Remove the file and its journal."""
         self._journal.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _room_for(self, needed: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise DiskFull(needed, free_bytes(self._directory.path)) from error
+            raise
 
 
 def paths(directory: BlobDirectory, digest: str) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -116,7 +116,8 @@ async def run_puller(
     async with AsyncExitStack() as stack:
         listening(await stack.enter_async_context(serve_progress(tracker.snapshot, port=settings.progress_port)))
         puller = _Puller(settings, tracker, stack)
-        puller.store.blobs.prepare()
+        with suppress(OSError) if settings.mode == "verify" else nullcontext():  # its cache may be read-only
+            puller.store.blobs.prepare()
         logging_task = asyncio.create_task(_log_regularly(tracker, settings.clock))
         try:
             return await puller.run(config)

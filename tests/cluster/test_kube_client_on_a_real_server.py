@@ -12,7 +12,7 @@ from ollama_fleet.kube import client as client_module
 from ollama_fleet.kube import errors
 from ollama_fleet.kube.client import STRATEGIC_MERGE_PATCH, KubeClient
 from ollama_fleet.kube.events import EventRecorder
-from ollama_fleet.kube.kinds import CONFIG_MAP, DEPLOYMENT, EVENT, MODEL_SET, POD, SECRET
+from ollama_fleet.kube.kinds import CONFIG_MAP, DEPLOYMENT, EVENT, MODEL_SET, POD
 from ollama_fleet.kube.transport import Json
 
 pytestmark = pytest.mark.cluster
@@ -222,11 +222,6 @@ async def test_a_watch_sends_changes_and_a_bookmark_before_it_ends(
     await changes
     assert [kind for kind, _ in events][:4] == ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     assert int(events[-1][1]) >= int(events[-2][1])
-
-
-async def test_a_version_from_before_all_history_is_gone(kube: KubeClient) -> None:
-    with pytest.raises(errors.Gone):
-        await anext(kube.watch(SECRET, resource_version="1"))
 
 
 async def test_an_event_is_stored_and_counted(kube: KubeClient, name: str) -> None:

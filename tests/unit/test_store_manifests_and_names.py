@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_fleet.api.references import InvalidReference
-from ollama_fleet.store.errors import InvalidManifest
+from ollama_fleet.store.errors import InvalidManifest, InvalidModelfile
 from ollama_fleet.store.layout import ManifestDirectory
 from ollama_fleet.store.manifest import LAYER_MODEL, digest_of, parse_manifest, require_model
 
@@ -68,7 +67,7 @@ def test_a_served_name_has_the_path_that_ollama_reads(tmp_path: Path, name: str,
 
 
 def test_no_name_leads_out_of_the_directory(tmp_path: Path) -> None:
-    with pytest.raises(InvalidReference):
+    with pytest.raises(InvalidModelfile, match="served name"):
         ManifestDirectory(tmp_path).manifest_path("../../etc")
 
 

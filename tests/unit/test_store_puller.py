@@ -1,7 +1,9 @@
 """The puller: whole groups, its three modes, what it tells and how it ends."""
 
 import asyncio
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,21 @@ async def test_verify_waits_for_the_job_and_hashes_what_it_does_not_know(tmp_pat
     assert list(names(cache)) == ["tiny:latest"]
 
 
+async def test_verify_needs_no_right_to_write_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RegistryStub().running() as stub:
+        config = group(model(stub, stub.add_model(b"weights")))
+        await pull(config, tmp_path, "job")
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("ollama_fleet.store.layout.BlobDirectory.prepare", refuse)
+    monkeypatch.setattr("ollama_fleet.store.layout.BlobDirectory.put", refuse)
+    shutil.rmtree(tmp_path / "blobs" / ".verified")
+    assert await pull(config, tmp_path, "verify") is ExitCode.DONE
+    assert list(names(tmp_path)) == ["tiny:latest"]
+
+
 async def test_verify_does_not_take_a_rotten_blob(tmp_path: Path) -> None:
     async with RegistryStub().running() as stub:
         config = group(model(stub, stub.add_model(b"weights")))
@@ -235,7 +252,15 @@ async def test_a_model_that_cannot_be_installed_leaves_the_others_alone(tmp_path
         one = model(stub, stub.add_model(b"one"), name="one")
         await pull(group(one), tmp_path)
     broken = one.model_copy(update={"name": "broken", "modelfile": Modelfile(parameters={"x": 1})})
-    assert install_manifests(group(broken, one), tmp_path).keys() == {"one"}
+    nameless = one.model_copy(update={"name": "a.b/c"})
+    assert install_manifests(group(broken, nameless, one), tmp_path).keys() == {"one"}
+
+
+async def test_a_modelfile_that_cannot_work_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    async with RegistryStub().running() as stub:
+        broken = model(stub, stub.add_model(b"one"), modelfile=Modelfile(parameters={"x": 1}))
+        assert await pull(group(broken), tmp_path, "job") is ExitCode.INVALID
+        assert stub.requests == []
 
 
 async def test_a_read_only_cache_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

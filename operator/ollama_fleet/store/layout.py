@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ollama_fleet.api.references import parse_reference
-from ollama_fleet.store.errors import DigestMismatch
+from ollama_fleet.api.references import InvalidReference, parse_reference
+from ollama_fleet.store.errors import DigestMismatch, InvalidModelfile
 from ollama_fleet.store.files import make_directory, sync_directory, write_atomically
 from ollama_fleet.store.manifest import MANIFEST_LIMIT, Descriptor, digest_of
 
@@ -149,8 +149,11 @@ class ManifestDirectory:
         self.path = path
 
     def manifest_path(self, name: str) -> Path:
-        """Where Ollama looks for a served name. Raises `InvalidReference`, so no name leads out of the directory."""
-        reference = parse_reference(name)
+        """Where Ollama looks for a served name. Raises `InvalidModelfile`, so no name leads out of the directory."""
+        try:
+            reference = parse_reference(name)
+        except InvalidReference as error:
+            raise InvalidModelfile(f"served name: {error}") from error
         return self.path / reference.host / reference.namespace / reference.model / reference.tag
 
     def write(self, name: str, raw: bytes) -> str:
@@ -171,7 +174,10 @@ class ManifestDirectory:
 
     def keep_only(self, names: frozenset[str]) -> None:
         """Remove the manifests of all other names, and directories that this empties (Ollama stumbles over them)."""
-        kept = {self.manifest_path(name) for name in names}
+        kept = set()
+        for name in names:
+            with suppress(InvalidModelfile):  # has no manifest to keep
+                kept.add(self.manifest_path(name))
         for path in [path for path in self.paths() if path not in kept]:
             path.unlink()
             for parent in list(path.parents)[:3]:

@@ -27,6 +27,7 @@ from ollama_fleet.api.references import ModelReference
 from ollama_fleet.store.backoff import Backoff, Clock, SystemClock
 from ollama_fleet.store.budget import Budget
 from ollama_fleet.store.credentials import read_certificates, read_docker_config, tls_context
+from ollama_fleet.store.derive import check_modelfile
 from ollama_fleet.store.download import Downloader, Source, verify
 from ollama_fleet.store.errors import (
     DigestMismatch,
@@ -187,6 +188,7 @@ class _Puller:
         return derived is not None
 
     async def _pull(self, model: GroupModel, rank: int, tracker: ModelTracker) -> None:
+        check_modelfile(model.modelfile, model.context_length)
         reference, adapter_reference = reference_of(model), adapter_of(model)
         source = await self._manifest(model, reference)
         require_model(source, model.name)

@@ -1,6 +1,6 @@
 """Container images without Docker: a Debian base, the product from its own Dockerfile, Ollama, and pause.
 
-Every function returns an OCI archive in the cache, keyed by the content of what goes in, made when it is missing.
+Every function returns an image archive in the cache, keyed by the content of what goes in, made when it is missing.
 """
 
 from testbed.images.base import ensure_base, ensure_pause

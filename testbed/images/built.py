@@ -97,7 +97,8 @@ def _bud(context: Path, name: str, arguments: Mapping[str, str], *options: str) 
 
 
 def _export(name: str, archive: Path) -> None:
-    _run("push", "--disable-compression", "--quiet", name, f"oci-archive:{archive}:{name}")
+    # containerd takes the full name from an archive of this form; from buildah's OCI archives it would not.
+    _run("push", "--quiet", name, f"docker-archive:{archive}:{name}")
 
 
 def _run(*command: str) -> str:

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ _BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An OCI archive and the name that pods use; import it with ``ctr images import``."""
+    """An image archive (OCI or Docker) and the name that pods use; import it with ``ctr images import``."""
 
     name: str
     """With its tag: ``localhost/ollama:0.24.0``."""
@@ -51,7 +50,7 @@ def cached(path: Path, text: str, make: Callable[[Path], None]) -> Path:
             partial.unlink(missing_ok=True)
             with step(text):
                 make(partial)
-            os.replace(partial, path)
+            partial.replace(path)
     return path
 
 

@@ -20,6 +20,8 @@ def write_archive(layer: Path, archive: Path, *, name: str, config: dict[str, An
         "os": "linux",
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
+        # buildah refuses to build on an image whose history does not list its layers.
+        "history": [{"created_by": "ollama-fleet testbed"}],
     }
     image_blob = _encode(image)
     manifest = {

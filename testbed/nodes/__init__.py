@@ -1,5 +1,134 @@
-"""Real nodes: kubelet, containerd and kube-proxy on this machine, one or two beside each other."""
+"""Real nodes on this machine: a kubelet and a containerd each, real pods, Services and pod networks.
 
-from testbed.nodes.level import Nodes
+The packet filter, the links and the cgroups of a machine are shared, so one test bed at a time has nodes. All that is
+made outside its directory is written down first; ``down`` removes exactly that, also after a crash.
+"""
 
-__all__ = ["Nodes"]
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from testbed.controlplane import ControlPlane
+from testbed.images import Image, ensure_pause
+from testbed.journal import Journal
+from testbed.nodes import cgroups, journal, kubelet, mounts, rules, runtime
+from testbed.nodes.leaks import Snapshot, leaks, snapshot
+from testbed.nodes.node import API_ADDRESS, HOST_LINK, Node, made_nodes, nodes_of, nodes_state
+from testbed.paths import STATE
+from testbed.processes import Processes
+
+__all__ = ["Node", "NodesInUse", "Snapshot", "address", "down", "leaks", "load", "snapshot", "up"]
+
+_OWNER: Final = STATE / "nodes-owner"
+
+
+class NodesInUse(Exception):
+    """Another test bed, or another Kubernetes, has its nodes on this machine."""
+
+
+def address(state: Path) -> str:
+    """Make the address for the API server of a cluster with nodes: give it to ``ControlPlane`` before its ``up``.
+
+    Raises NodesInUse.
+    """
+    _claim(state)
+    record = _open(state)
+    record.record(journal.LINK, HOST_LINK)
+    _ensure_link([API_ADDRESS])
+    return API_ADDRESS
+
+
+def up(cluster: ControlPlane, *, count: int = 1) -> list[Node]:
+    """Start what does not run of ``count`` nodes and wait until they are Ready; the control plane must be up.
+
+    Raises NodesInUse, NotReady.
+    """
+    address(cluster.state)
+    nodes = nodes_of(cluster.state, count)
+    _prepare(cluster.state, nodes)
+    processes = Processes(nodes_state(cluster.state))
+    for node in nodes:
+        runtime.start(node, processes)
+    load(nodes, [ensure_pause()])
+    for node in nodes:
+        kubelet.start_kubelet(node, cluster, processes)
+    kubelet.start_proxy(nodes[0], cluster, processes)
+    for node in nodes:
+        kubelet.wait_ready(node, cluster, processes)
+    return nodes
+
+
+def load(nodes: Iterable[Node], images: Iterable[Image]) -> None:
+    """Give every node the images; pods use them with ``imagePullPolicy: IfNotPresent``."""
+    images = list(images)
+    for node in nodes:
+        for image in images:
+            runtime.load(node, image)
+
+
+def down(state: Path) -> None:
+    """Remove the nodes of a test bed, running or crashed, and all that they left on the machine. May be repeated."""
+    processes = Processes(nodes_state(state))
+    nodes = list(made_nodes(state))
+    processes.stop("kube-proxy")
+    for node in nodes:
+        processes.stop(f"kubelet-{node.number}")
+        cgroups.kill(node.network)
+        processes.stop(f"containerd-{node.number}")
+        runtime.end_shims(node)
+        mounts.remove_tree(node.directory)
+    _open(state).undo_all()
+    if _owner() == state:
+        _OWNER.unlink()
+
+
+def _prepare(state: Path, nodes: list[Node]) -> None:
+    record = _open(state)
+    journal.record_machine(record)
+    for node in nodes:
+        record.record(journal.CNI_RESULTS, node.network)
+        record.record(journal.CGROUP, node.network)
+        cgroups.make(node.network)
+        node.directory.mkdir(parents=True, exist_ok=True)
+    _ensure_link([API_ADDRESS, *(node.address for node in nodes)])
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    rules.add()
+
+
+def _open(state: Path) -> Journal:
+    record = journal.open_journal(nodes_state(state))
+    if not record.entries():
+        if rules.foreign_chains():
+            raise NodesInUse(
+                "this machine's packet filter has chains of another Kubernetes; real nodes would mix with it"
+            )
+        record.record(journal.RULES, "all")
+    return record
+
+
+def _claim(state: Path) -> None:
+    owner = _owner()
+    if owner is not None and owner != state:
+        if any(process.alive for process in Processes(nodes_state(owner)).all()):
+            raise NodesInUse(f"the test bed in {owner} has nodes on this machine")
+        down(owner)
+    _OWNER.parent.mkdir(parents=True, exist_ok=True)
+    _OWNER.write_text(str(state))
+
+
+def _owner() -> Path | None:
+    return Path(_OWNER.read_text()) if _OWNER.exists() else None
+
+
+def _ensure_link(addresses: list[str]) -> None:
+    """A bridge without ports: it works where the kernel has no dummy links."""
+    if not Path("/sys/class/net", HOST_LINK).exists():
+        _ip("link", "add", HOST_LINK, "type", "bridge")
+    _ip("link", "set", HOST_LINK, "up")
+    for one in addresses:
+        _ip("address", "replace", f"{one}/32", "dev", HOST_LINK)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

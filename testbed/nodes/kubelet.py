@@ -1,95 +1,136 @@
-"""kubelet and kube-proxy of a node."""
+"""kubelet per node and kube-proxy per machine, with the identities and rights that they have anywhere."""
 
-from dataclasses import dataclass
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from testbed.build import ensure
 from testbed.controlplane import PODS, ControlPlane, write_kubeconfig
-from testbed.ports import free_ports
+from testbed.nodes.api import call, create, wait
+from testbed.nodes.node import KUBELET_PORT, Node
+from testbed.processes import Processes
 
-_LENIENT: Final = {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
-"""The machine is shared with compilers and tests: the kubelet must not evict for their sake."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node: its name, its files, and its place in the host."""
-
-    name: str
-    directory: Path
-    cgroup: str
-    address: str
+_READY_SECONDS: Final = 60
 
 
-def start_kubelet(node: Node, plane: ControlPlane, *, binaries: Path, token: str, socket: Path) -> None:
-    """Start the kubelet with its own root directory, ports and cgroup."""
-    kubeconfig = node.directory / "kubelet.kubeconfig"
-    write_kubeconfig(kubeconfig, server=plane.url, ca=plane.certificates.ca, user={"token": token})
+def start_kubelet(node: Node, cluster: ControlPlane, processes: Processes) -> None:
+    """Register the node and start its kubelet."""
+    create(cluster, "/api/v1/nodes", _node_object(node))
     config = node.directory / "kubelet.yaml"
-    config.write_text(yaml.safe_dump(_config(node, plane, socket)))
-    plane.processes.start(
-        f"kubelet-{node.name}",
+    config.write_text(yaml.safe_dump(_kubelet_config(node)))
+    user = client_certificate(cluster, node.directory / "pki", name=f"system:node:{node.name}", group="system:nodes")
+    kubeconfig = node.directory / "kubeconfig"
+    write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
+    processes.start(
+        f"kubelet-{node.number}",
         [
-            binaries / "kubelet",
+            _binary(cluster, "kubelet"),
             f"--config={config}",
             f"--kubeconfig={kubeconfig}",
+            f"--root-dir={node.kubelet_root}",
+            f"--cert-dir={node.directory / 'pki'}",
             f"--hostname-override={node.name}",
             f"--node-ip={node.address}",
-            f"--root-dir={node.directory / 'kubelet'}",
-            f"--cert-dir={node.directory / 'pki'}",
         ],
     )
 
 
-def start_proxy(directory: Path, plane: ControlPlane, *, binaries: Path) -> None:
-    """One kube-proxy serves both nodes: they share the host's network and so its rules."""
-    port, health = free_ports(2)
-    config = directory / "kube-proxy.yaml"
-    document = {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
-        "clusterCIDR": PODS,
-        "clientConnection": {"kubeconfig": str(plane.kubeconfig)},
-        "conntrack": {"maxPerCore": 0},
-        "metricsBindAddress": f"127.0.0.1:{port}",
-        "healthzBindAddress": f"127.0.0.1:{health}",
+def start_proxy(node: Node, cluster: ControlPlane, processes: Processes) -> None:
+    """Start kube-proxy. All nodes share the packet filter of the machine, so one of them serves all."""
+    directory = node.directory / "proxy"
+    directory.mkdir(exist_ok=True)
+    user = client_certificate(cluster, directory, name="system:kube-proxy", group="system:node-proxiers")
+    kubeconfig, config = directory / "kubeconfig", directory / "config.yaml"
+    write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
+    config.write_text(yaml.safe_dump(_proxy_config(node, kubeconfig)))
+    processes.start("kube-proxy", [_binary(cluster, "kube-proxy"), f"--config={config}"])
+
+
+def wait_ready(node: Node, cluster: ControlPlane, processes: Processes) -> None:
+    """Until the node is Ready. Raises NotReady."""
+    log = processes.log(f"kubelet-{node.number}")
+    wait(f"{node.name} is not Ready", lambda: _is_ready(node, cluster), seconds=_READY_SECONDS, log=log)
+
+
+def client_certificate(cluster: ControlPlane, directory: Path, *, name: str, group: str) -> dict[str, Any]:
+    """The user of a kubeconfig: a certificate signed by the cluster's authority, made once."""
+    directory.mkdir(parents=True, exist_ok=True)
+    key, request, certificate = (directory / f"client.{suffix}" for suffix in ("key", "csr", "crt"))
+    pki = cluster.certificates
+    if not certificate.exists():
+        subject = f"/O={group}/CN={name}"
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", subject)
+        signer = ("-CA", pki.ca, "-CAkey", pki.ca_key, "-CAcreateserial", "-days", "365")
+        _openssl("x509", "-req", "-in", request, "-out", certificate, *signer)
+    return {"client-certificate": str(certificate), "client-key": str(key)}
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def _binary(cluster: ControlPlane, name: str) -> Path:
+    return ensure(f"kubernetes-{cluster.minor}") / "bin" / name
+
+
+def _is_ready(node: Node, cluster: ControlPlane) -> bool:
+    conditions = call(cluster, "GET", f"/api/v1/nodes/{node.name}")["status"].get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def _node_object(node: Node) -> dict[str, Any]:
+    """Made before the kubelet registers, so that the pod subnet in it is the one that its runtime uses."""
+    labels = {"kubernetes.io/hostname": node.name, "ollamafleet.io/testbed": "true"}
+    metadata = {"name": node.name, "labels": labels}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": metadata,
+        "spec": {"podCIDR": node.pods, "podCIDRs": [node.pods]},
     }
-    config.write_text(yaml.safe_dump(document))
-    plane.processes.start("kube-proxy", [binaries / "kube-proxy", f"--config={config}", "--hostname-override=node-0"])
 
 
-def _config(node: Node, plane: ControlPlane, socket: Path) -> dict[str, Any]:
-    port, health = free_ports(2, host=node.address)
+def _kubelet_config(node: Node) -> dict[str, Any]:
+    directory = node.directory
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": node.address,
-        "port": port,
-        "healthzPort": health,
-        "readOnlyPort": 0,
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
-            "x509": {"clientCAFile": str(plane.certificates.ca)},
-        },
-        "authorization": {"mode": "Webhook"},
+        "port": KUBELET_PORT,
+        "healthzBindAddress": node.address,
+        # Only pods and processes of this machine reach the address.
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "containerRuntimeEndpoint": f"unix://{node.socket}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{node.cgroup}",
+        "cgroupRoot": f"/{node.network}",
         "failCgroupV1": False,
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
-        "evictionHard": _LENIENT,
+        "evictionHard": {"memory.available": "100Mi"},
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
         "resolvConf": "",
-        "containerRuntimeEndpoint": f"unix://{socket}",
-        "volumePluginDir": str(node.directory / "volume-plugins"),
-        "podLogsDir": str(node.directory / "pod-logs"),
-        "syncFrequency": "10s",
-        "nodeStatusUpdateFrequency": "5s",
-        "imageMaximumGCAge": "0s",
-        "serializeImagePulls": False,
-        "registerWithTaints": [],
+        "podLogsDir": str(node.pod_logs),
+        "volumePluginDir": str(directory / "volume-plugins"),
+    }
+
+
+def _proxy_config(node: Node, kubeconfig: Path) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "iptables",
+        "clientConnection": {"kubeconfig": str(kubeconfig)},
+        "clusterCIDR": PODS,
+        "hostnameOverride": node.name,
+        "healthzBindAddress": f"{node.address}:10256",
+        "metricsBindAddress": f"{node.address}:10249",
+        # Nothing of the machine's connection tracking is changed.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        # Otherwise it sets route_localnet on the machine.
+        "iptables": {"localhostNodePorts": False},
     }

@@ -1,0 +1,32 @@
+"""Mounts below a directory, and the removal of a tree that must hold none."""
+
+import ctypes
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+_DETACH: Final = 2
+
+
+def below(root: Path) -> list[Path]:
+    """Mount points at or below ``root``, the latest first."""
+    fields = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    points = [Path(parts[4].replace("\\040", " ")) for parts in fields]
+    return [point for point in reversed(points) if point.is_relative_to(root)]
+
+
+def unmount(root: Path) -> None:
+    """Unmount everything at or below ``root``."""
+    library = ctypes.CDLL(None, use_errno=True)
+    for point in below(root):
+        if library.umount2(os.fsencode(point), _DETACH):
+            raise OSError(ctypes.get_errno(), "cannot unmount", str(point))
+
+
+def remove_tree(root: Path) -> None:
+    """Unmount and delete: a mount that stayed would have its content deleted with the tree."""
+    unmount(root)
+    if left := below(root):
+        raise RuntimeError(f"still mounted: {left}")
+    shutil.rmtree(root, ignore_errors=True)

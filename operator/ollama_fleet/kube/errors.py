@@ -20,8 +20,6 @@
 ``Retryable`` is what an unchanged second try may cure: Conflict, TooManyRequests, Unavailable, Timeout.
 """
 
-
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -43,6 +43,7 @@ class Credentials:
     async def load(self) -> None:
         """Read the token (or kubeconfig, or exec plugin) into ``configuration``.
 
+        Certificates count only until the first request: a client certificate that expires needs a restart.
         Raises Unauthorized when there is nothing usable.
         """
         try:

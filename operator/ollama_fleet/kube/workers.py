@@ -35,8 +35,8 @@ async def run_workers(
 ) -> None:
     """``n`` workers until cancelled; a reconcile under way is cancelled with them.
 
-    A conflict or another retryable answer of the API server is retried with back-off and is no error;
-    any other exception is logged with its traceback and retried too.
+    Whatever a reconcile raises, its key is retried with back-off: a conflict and other retryable answers of
+    the API server are no errors, other refusals are, and any other exception is a bug and leaves a traceback.
     """
     async with asyncio.TaskGroup() as group:
         for number in range(n):
@@ -67,6 +67,11 @@ async def _reconcile(queue: WorkQueue, reconcile: Reconcile, key: Key) -> Outcom
         delay = queue.retry(key, at_least=error.retry_after or 0.0)
         logger.warning("API server", extra=_fields(key, error, delay))
         return "retry"
+    except errors.KubeError as error:
+        # Nothing that a second try cures, but what the operator may do, or an object's limits, can change.
+        delay = queue.retry(key)
+        logger.error("refused by the API server", extra=_fields(key, error, delay))  # noqa: TRY400 - it says all
+        return "error"
     except Exception as error:
         delay = queue.retry(key)
         logger.exception("reconcile failed", extra=_fields(key, error, delay))

@@ -1,0 +1,129 @@
+"""The state of the pod as one object: what is known of each model, and everybody who wants to hear of changes."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ollama_fleet.api.group import GroupConfig, GroupModel
+from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
+from ollama_fleet.sidecar.served import Served
+from ollama_fleet.sidecar.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """What is known of one model, requests left out."""
+
+    phase: ModelPhase = ModelPhase.PULLING
+    digest: str | None = None
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    load_seconds: float | None = None
+    message: str = ""
+    ready_once: bool = False
+    """Whether it was Warm in this pod: its loss takes the pod out of service, a newcomer's loading does not."""
+
+
+class Board:
+    """The pod's state. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        """Nothing is configured yet."""
+        self.config: GroupConfig | None = None
+        self.applied_hash = ""
+        self.served = Served(())
+        self.slots: dict[str, Slots] = {}
+        self.warmth: dict[str, Warmth] = {}
+        self.ollama_version: str | None = None
+        self.draining = False
+        self.sequence = 0
+        self._was_ready = False
+        self._changed = asyncio.Event()
+
+    def configure(self, config: GroupConfig) -> None:
+        """Serve what a configuration says. Requests under way keep their slots."""
+        self.config = config
+        self.served = Served(config.models)
+        for model in config.models:
+            slots = self.slots.setdefault(model.name, Slots(model.parallel))
+            slots.resize(model.parallel)
+        names = {model.name for model in config.models}
+        self.warmth = {name: self.warmth.get(name, Warmth()) for name in names}
+        self.slots = {name: slots for name, slots in self.slots.items() if name in names or slots.in_flight}
+        self.touch()
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change what is known of a model."""
+        before = self.warmth.get(name)
+        if before is None:
+            return
+        after = replace(before, **changes)
+        if after.phase is ModelPhase.WARM:
+            after = replace(after, ready_once=True)
+        if after != before:
+            self.warmth[name] = after
+            self.touch()
+
+    def touch(self) -> None:
+        """Something changed."""
+        self.sequence += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Wait for the next change."""
+        await self._changed.wait()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pod should take traffic."""
+        if self.config is None or self.ollama_version is None or self.draining or not self.applied_hash:
+            return False
+        pinned = [self.warmth[model.name] for model in self.config.models if model.residency == "Pinned"]
+        missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
+        if not missing:
+            self._was_ready = True
+            return True
+        # A model that joins later must not take down a pod that serves the others.
+        return self._was_ready and not any(known.ready_once for known in missing)
+
+    def why_not(self) -> str:
+        """One line for people: what the pod waits for."""
+        if self.draining:
+            return "draining"
+        if self.ollama_version is None:
+            return "Ollama does not answer"
+        cold = [f"{name}: {known.phase}" for name, known in self.warmth.items() if known.phase is not ModelPhase.WARM]
+        return ", ".join(cold) or "starting"
+
+    def snapshot(self) -> SidecarState:
+        """The state as others read it."""
+        models = self.config.models if self.config else ()
+        return SidecarState(
+            sequence=self.sequence,
+            config_hash=self.applied_hash,
+            ready=self.ready,
+            draining=self.draining,
+            ollama_up=self.ollama_version is not None,
+            ollama_version=self.ollama_version,
+            models=tuple(self._models(models)),
+        )
+
+    def _models(self, models: Iterable[GroupModel]) -> Iterable[ModelState]:
+        for model in models:
+            known, slots = self.warmth[model.name], self.slots[model.name]
+            yield ModelState(
+                name=model.name,
+                phase=known.phase,
+                digest=known.digest,
+                slots=slots.count,
+                in_flight=slots.in_flight,
+                waiting=slots.waiting,
+                size=known.size,
+                size_vram=known.size_vram,
+                context_length=known.context_length,
+                load_seconds=known.load_seconds,
+                message=known.message,
+            )

@@ -1,0 +1,137 @@
+"""Request bodies: read strictly, brought in line with the fleet's policy, written anew.
+
+Go decodes JSON keys without regard to case and lets the last one win, so ``{"model": "a", "MODEL": "b"}`` reaches
+``b``: bytes of a client are never passed on, and keys that only differ in case are refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from ollama_fleet.api.group import GroupModel
+from ollama_fleet.sidecar.refusals import Refused
+from ollama_fleet.sidecar.routes import Kind, Route
+from ollama_fleet.sidecar.served import Served
+
+_STRIPPED_OPTIONS: Final = frozenset(
+    {
+        "num_ctx",
+        "num_batch",
+        "num_gpu",
+        "main_gpu",
+        "num_thread",
+        "use_mmap",
+        "use_mlock",
+        "numa",
+        "low_vram",
+        "draft_num_predict",
+    }
+)
+"""Options that make Ollama unload and load a model again when they differ from request to request."""
+_STRIPPED_FIELDS: Final = frozenset({"shift"})
+_MAX_DEPTH: Final = 64
+_INPUT_FIELDS: Final = ("prompt", "messages", "input", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A body that may go to Ollama."""
+
+    model: GroupModel
+    body: bytes
+    streaming: bool
+    """Whether the client wants the answer in pieces."""
+
+
+def prepare(raw: bytes, *, route: Route, served: Served) -> Prepared:
+    """Check a body and bring it in line. Raises Refused."""
+    document = _parse(raw)
+    model = served.find(_model_name(document))
+    wire = {key: value for key, value in document.items() if key not in _STRIPPED_FIELDS}
+    wire["model"] = model.name
+    if isinstance(wire.get("options"), Mapping):
+        wire["options"] = {key: value for key, value in wire["options"].items() if key not in _STRIPPED_OPTIONS}
+    if route.kind is Kind.MODEL and route.dialect.value == "ollama":
+        _refuse_unload(document)
+        wire["keep_alive"] = keep_alive(model)
+    return Prepared(model, json.dumps(wire, ensure_ascii=False).encode(), _streaming(document, route))
+
+
+def keep_alive(model: GroupModel) -> int | str:
+    """Pinned models stay for good; others as long as the ModelSet says, and clients do not decide."""
+    if model.residency == "Pinned":
+        return -1
+    return model.keep_alive or "5m"
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(raw, object_pairs_hook=_strict, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body must be a JSON object")
+    return document
+
+
+def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        folded = key.casefold()
+        if folded in seen:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body names {key!r} twice (case does not count)")
+        seen.add(folded)
+    # Known fields in any case reach Ollama: policy must find them under their proper name.
+    return {_proper(key): value for key, value in pairs}
+
+
+_KNOWN: Final = {
+    name.casefold(): name
+    for name in (
+        "model",
+        "name",
+        "options",
+        "keep_alive",
+        "stream",
+        *_STRIPPED_FIELDS,
+        *_STRIPPED_OPTIONS,
+        *_INPUT_FIELDS,
+    )
+}
+
+
+def _proper(key: str) -> str:
+    return _KNOWN.get(key.casefold(), key)
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _model_name(document: Mapping[str, Any]) -> str:
+    name = document.get("model", document.get("name"))
+    if not isinstance(name, str) or not name:
+        raise Refused(HTTPStatus.BAD_REQUEST, "model is required")
+    return name
+
+
+def _refuse_unload(document: Mapping[str, Any]) -> None:
+    """``ollama stop`` sends no input and ``keep_alive: 0``; made into anything else it would be a load."""
+    if any(document.get(field) for field in _INPUT_FIELDS):
+        return
+    if document.get("keep_alive") in {0, "0", "0s", "0m"} and "keep_alive" in document:
+        raise Refused(
+            HTTPStatus.FORBIDDEN,
+            "models of this fleet are unloaded by their ModelSet, not by clients: remove the model or make it OnDemand",
+        )
+
+
+def _streaming(document: Mapping[str, Any], route: Route) -> bool:
+    if route.embedding:
+        return False
+    stream = document.get("stream")
+    return bool(stream) if stream is not None else route.dialect.value == "ollama"

@@ -1,0 +1,141 @@
+"""The data port: what clients reach. Route, body, model, slot, and then the answer as it comes."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Final
+
+from ollama_fleet.relay.messages import forwardable
+from ollama_fleet.relay.server import ClientGone, Exchange
+from ollama_fleet.relay.upstream import Answer, Upstream, UpstreamFailed
+from ollama_fleet.sidecar.board import Board
+from ollama_fleet.sidecar.bodies import Prepared, prepare
+from ollama_fleet.sidecar.metrics import SidecarMetrics
+from ollama_fleet.sidecar.refusals import Refused, render
+from ollama_fleet.sidecar.routes import Kind, Route, dialect, find
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES: Final = 64 * 2**20
+SETTLE_SECONDS: Final = 60.0
+"""How long Ollama may take to notice that a client went away, before its slot is given to the next one anyway."""
+
+# Ollama answers 403 to foreign hosts and origins; the door decides who comes in, so they are not passed on.
+_NOT_FORWARDED: Final = frozenset(
+    {b"host", b"origin", b"referer", b"content-length", b"accept-encoding", b"authorization", b"cookie"}
+)
+
+
+class Door:
+    """Handles every exchange of the data port."""
+
+    def __init__(self, board: Board, upstream: Upstream, metrics: SidecarMetrics) -> None:
+        """``upstream`` is Ollama."""
+        self._board = board
+        self._upstream = upstream
+        self._metrics = metrics
+        self.open = 0
+        """Exchanges under way."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one exchange."""
+        self.open += 1
+        try:
+            await self._admit(exchange)
+        except Refused as refused:
+            await self._refuse(exchange, refused)
+        except UpstreamFailed as error:
+            logger.warning("Ollama failed a request", extra={"path": exchange.head.path, "error": str(error)})
+            if exchange.started:
+                # An orderly end would make half an answer look whole.
+                exchange.abort()
+            else:
+                await self._refuse(exchange, Refused(HTTPStatus.BAD_GATEWAY, "Ollama does not answer; try again"))
+        finally:
+            self.open -= 1
+            self._metrics.request(exchange.head.path, exchange.status)
+
+    async def _admit(self, exchange: Exchange) -> None:
+        head = exchange.head
+        route = find(head.method, head.path)
+        if route is None:
+            raise Refused(
+                HTTPStatus.NOT_FOUND if find("POST", head.path) is None else HTTPStatus.METHOD_NOT_ALLOWED,
+                f"{head.method} {head.path[:128]} is not served here: models are managed by ModelSets",
+            )
+        if route.kind is Kind.PLAIN:
+            await self._forward(exchange, body=None)
+            return
+        if head.get(b"content-encoding") not in {None, b"identity"}:
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted: send plain JSON")
+        prepared = prepare(await exchange.read_body(MAX_BODY_BYTES), route=route, served=self._board.served)
+        if self._board.draining:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "server is draining; try again", retry_after=1, busy=True)
+        if route.kind is Kind.SHOW:
+            await self._forward(exchange, body=prepared.body)
+            return
+        await self._run(exchange, route, prepared)
+
+    async def _run(self, exchange: Exchange, route: Route, prepared: Prepared) -> None:
+        del route
+        slots = self._board.slots[prepared.model.name]
+        await slots.acquire(priority=prepared.model.priority)
+        self._board.touch()
+        try:
+            await self._forward(exchange, body=prepared.body)
+        finally:
+            slots.release()
+            self._board.touch()
+
+    async def _forward(self, exchange: Exchange, *, body: bytes | None) -> None:
+        head = exchange.head
+        target = f"{head.path}?{head.query}" if head.query else head.path
+        headers = tuple(forwardable(head.headers, drop=_NOT_FORWARDED))
+        async with self._upstream.request(head.method, target, headers=headers, body=body) as answer:
+            try:
+                async with _unless_gone(exchange):
+                    await self._stream(exchange, answer)
+            except ClientGone:
+                if not await answer.settle(SETTLE_SECONDS):
+                    logger.warning("Ollama goes on after its client left", extra={"path": head.path})
+                raise
+
+    async def _stream(self, exchange: Exchange, answer: Answer) -> None:
+        headers = tuple(forwardable(answer.headers, drop=frozenset({b"content-length", b"date", b"server"})))
+        await exchange.start(answer.status, headers, length=answer.length)
+        if exchange.head.method != "HEAD":
+            async for chunk in answer.chunks():
+                await exchange.write(chunk)
+        await exchange.end()
+
+    async def _refuse(self, exchange: Exchange, refused: Refused) -> None:
+        rendered = render(refused, dialect(exchange.head.path))
+        with contextlib.suppress(ClientGone):
+            await exchange.answer(rendered.status, rendered.body, headers=rendered.headers)
+
+
+@contextlib.asynccontextmanager
+async def _unless_gone(exchange: Exchange) -> AsyncIterator[None]:
+    """Leave the block with ClientGone as soon as the client goes, also while nothing comes from Ollama."""
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        await exchange.gone.wait()
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+        raise ClientGone from None
+    finally:
+        watcher.cancel()

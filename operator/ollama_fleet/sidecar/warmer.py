@@ -1,0 +1,178 @@
+"""Keeps memory as the configuration wants it: loads Pinned models, proves each with a token, notices losses.
+
+One loop, level-triggered: look at Ollama, compare, act, wait. A load is asked for by nobody else, because a client that
+gives up would abort it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from ollama_fleet.api.group import GroupConfig, GroupModel
+from ollama_fleet.api.state import ModelPhase
+from ollama_fleet.relay.upstream import UpstreamFailed
+from ollama_fleet.sidecar.board import Board
+from ollama_fleet.sidecar.bodies import keep_alive
+from ollama_fleet.sidecar.ollama import Ollama, OllamaError, Resident
+from ollama_fleet.store.install import install_manifests
+
+logger = logging.getLogger(__name__)
+
+FAST_SECONDS: Final = 0.5
+"""Between looks while something is missing."""
+SLOW_SECONDS: Final = 5.0
+"""Between looks while all is well. A look is one ``/api/ps``: no slot, no prompt cache is touched."""
+_RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Warmer:
+    """The loop over one Ollama."""
+
+    def __init__(
+        self, board: Board, ollama: Ollama, models: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``models`` is the pod's store."""
+        self._board = board
+        self._ollama = ollama
+        self._models = models
+        self._clock = clock
+        self._failures: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+        self._embedders: dict[str, bool] = {}
+        self._wake = asyncio.Event()
+
+    def apply(self, config: GroupConfig) -> None:
+        """Take a configuration into force: manifests, names and slots now, memory as soon as it can be."""
+        gone = {} if self._board.config is None else {model.name for model in self._board.config.models}
+        digests = install_manifests(config, self._models)
+        self._board.configure(config)
+        for model in config.models:
+            digest, known = digests.get(model.name), self._board.warmth[model.name]
+            if digest is None:
+                self._board.update(model.name, phase=ModelPhase.PULLING, digest=None)
+            elif known.digest != digest:
+                self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, message="")
+                self._retry_at.pop(model.name, None)
+        self._board.applied_hash = config.hash()
+        self._board.touch()
+        self._wake.set()
+        removed = set(gone) - {model.name for model in config.models}
+        logger.info("configuration applied", extra={"hash": config.hash(), "removed": sorted(removed)})
+
+    async def run(self) -> None:
+        """Look and act until cancelled."""
+        while True:
+            try:
+                pause = await self._look()
+            except UpstreamFailed as error:
+                self._lost(error)
+                pause = FAST_SECONDS
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> float:
+        board = self._board
+        if board.ollama_version is None:
+            board.ollama_version = await self._ollama.version()
+            board.touch()
+        resident = {entry.digest: entry for entry in await self._ollama.resident()}
+        for model in board.served:
+            self._compare(model, resident)
+        chosen = self._next()
+        if chosen is not None:
+            await self._warm(chosen)
+            return 0.0
+        return SLOW_SECONDS if board.ready else FAST_SECONDS
+
+    def _compare(self, model: GroupModel, resident: dict[str, Resident]) -> None:
+        """Write down what Ollama says; a Warm model that is gone is cold again."""
+        known = self._board.warmth[model.name]
+        found = resident.get(known.digest or "")
+        if known.phase is ModelPhase.WARM:
+            if found is None:
+                logger.warning("model left the memory", extra={"model": model.name})
+                self._board.update(model.name, phase=ModelPhase.CACHED, size=0, size_vram=0, context_length=0)
+            else:
+                self._measure(model, found)
+        elif model.residency == "OnDemand" and known.phase is ModelPhase.CACHED and found is not None:
+            # A request loaded it, and was answered: that is the proof.
+            self._measure(model, found, phase=ModelPhase.WARM)
+
+    def _measure(self, model: GroupModel, found: Resident, **changes: Any) -> None:
+        self._board.update(
+            model.name,
+            size=found.size,
+            size_vram=found.size_vram,
+            context_length=found.context_length,
+            **changes,
+        )
+
+    def _next(self) -> GroupModel | None:
+        """The Pinned model to load now: the configuration is ordered by priority."""
+        now = self._clock()
+        for model in self._board.served:
+            known = self._board.warmth[model.name]
+            cold = known.phase in {ModelPhase.CACHED, ModelPhase.FAILED, ModelPhase.LOADING}
+            if model.residency == "Pinned" and cold and now >= self._retry_at.get(model.name, 0.0):
+                return model
+        return None
+
+    async def _warm(self, model: GroupModel) -> None:
+        """Load one model and prove it."""
+        board, started = self._board, self._clock()
+        board.update(model.name, phase=ModelPhase.LOADING)
+        limit = board.config.load_timeout_seconds if board.config else 0
+        try:
+            async with asyncio.timeout(limit):
+                embedder = await self._is_embedder(model)
+                await self._ollama.load(model.name, keep_alive=keep_alive(model), embedder=embedder)
+                await self._ollama.prove(model.name, keep_alive=keep_alive(model), embedder=embedder)
+                self._accept(model, await self._ollama.resident(), seconds=self._clock() - started)
+        except TimeoutError:
+            self._failed(model, f"not in memory after {limit} s")
+        except OllamaError as error:
+            self._failed(model, str(error))
+
+    def _accept(self, model: GroupModel, resident: tuple[Resident, ...], *, seconds: float) -> None:
+        known = self._board.warmth[model.name]
+        found = next((entry for entry in resident if entry.digest == known.digest), None)
+        if found is None:
+            raise OllamaError("loaded, but not under the planned digest")
+        wanted = model.context_length
+        if wanted and found.context_length and found.context_length < wanted:
+            # Models with a shorter trained context are clipped to it; the status shows the real figure.
+            logger.info("context is clipped", extra={"model": model.name, "context": found.context_length})
+        self._failures.pop(model.name, None)
+        self._measure(model, found, phase=ModelPhase.WARM, load_seconds=round(seconds, 3), message="")
+        logger.info("model is warm", extra={"model": model.name, "seconds": round(seconds, 3), "bytes": found.size})
+
+    def _failed(self, model: GroupModel, message: str) -> None:
+        failures = self._failures.get(model.name, 0) + 1
+        self._failures[model.name] = failures
+        self._retry_at[model.name] = self._clock() + _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
+        self._board.update(model.name, phase=ModelPhase.FAILED, message=message[:256])
+        logger.warning("model does not load", extra={"model": model.name, "error": message[:256], "try": failures})
+
+    async def _is_embedder(self, model: GroupModel) -> bool:
+        digest = self._board.warmth[model.name].digest or ""
+        if digest not in self._embedders:
+            self._embedders[digest] = await self._ollama.is_embedder(model.name)
+        return self._embedders[digest]
+
+    def _lost(self, error: UpstreamFailed) -> None:
+        """Ollama does not answer: it starts, restarts or hangs; whatever was in memory is not to be relied on."""
+        board = self._board
+        if board.ollama_version is not None:
+            logger.warning("Ollama does not answer", extra={"error": str(error)})
+        board.ollama_version = None
+        for name, known in board.warmth.items():
+            if known.phase in {ModelPhase.WARM, ModelPhase.LOADING}:
+                board.update(name, phase=ModelPhase.CACHED, size=0, size_vram=0, context_length=0)
+        board.touch()

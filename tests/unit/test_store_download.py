@@ -206,7 +206,7 @@ async def test_downloads_do_not_count_on_the_same_room(tmp_path: Path, monkeypat
         first, second = b.blob(content(600, 1)), b.blob(content(500, 2))
         b.stub.faults = [Fault(stall_after=100)]
         running = asyncio.create_task(b.fetch(first))
-        while not b.stub.requests:  # noqa: ASYNC110 - the stub has no event for it
+        while not b.stub.requests:
             await asyncio.sleep(0.001)
         with pytest.raises(DiskFull) as caught:
             await b.fetch(second)

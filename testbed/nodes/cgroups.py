@@ -52,8 +52,8 @@ def remove(name: str) -> None:
 
 
 def existing() -> set[str]:
-    """All cgroups of the machine, as paths."""
-    return {str(path) for hierarchy in _hierarchies() for path in _directories(hierarchy)}
+    """The cgroups right below every root, as paths: what a machine makes deeper down comes and goes by itself."""
+    return {str(path) for hierarchy in _hierarchies() for path in hierarchy.iterdir() if path.is_dir()}
 
 
 def _hierarchies() -> list[Path]:

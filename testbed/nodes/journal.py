@@ -16,7 +16,7 @@ CGROUP: Final = "cgroup"
 CNI_RESULTS: Final = "cni-results"
 
 # Written by programs at paths that cannot be configured; removed when they were not there before.
-_FOREIGN_TREES: Final = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/run/netns")
+FOREIGN_TREES: Final = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/run/netns")
 # Set by the kubelet (the first six), for forwarding between pods, and by the CNI plugin.
 _SYSCTLS: Final = (
     "kernel.keys.root_maxbytes",
@@ -50,13 +50,17 @@ def record_machine(journal: Journal) -> None:
     """Write down, once, how the machine was before the first node."""
     if any(kind == SYSCTL for kind, _ in journal.entries()):
         return
-    for name in _FOREIGN_TREES:
+    for name in FOREIGN_TREES:
         if not Path(name).exists():
             journal.record(TREE, name)
-    for name in _SYSCTLS:
-        path = _sysctl(name)
-        if path.exists():
-            journal.record(SYSCTL, f"{name}={path.read_text().strip()}")
+    for setting in settings():
+        journal.record(SYSCTL, setting)
+
+
+def settings() -> list[str]:
+    """The kernel parameters that nodes change, as ``NAME=VALUE``."""
+    paths = ((name, _sysctl(name)) for name in _SYSCTLS)
+    return [f"{name}={path.read_text().strip()}" for name, path in paths if path.exists()]
 
 
 def _sysctl(name: str) -> Path:

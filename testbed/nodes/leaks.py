@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from testbed.nodes import cgroups, mounts, rules
+from testbed.nodes.journal import FOREIGN_TREES, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,10 @@ class Snapshot:
     cgroups: frozenset[str]
     processes: frozenset[str]
     rules: frozenset[str]
-    namespaces: frozenset[str]
+    files: frozenset[str]
+    """Directories at places that programs do not let us choose, and network namespaces."""
+    settings: frozenset[str]
+    """Kernel parameters with their values."""
 
 
 def snapshot() -> Snapshot:
@@ -26,7 +30,8 @@ def snapshot() -> Snapshot:
         cgroups=frozenset(cgroups.existing()),
         processes=frozenset(_node_processes()),
         rules=frozenset(rules.existing()),
-        namespaces=_names("/run/netns"),
+        files=frozenset(path for path in (*FOREIGN_TREES, *_namespaces()) if Path(path).exists()),
+        settings=frozenset(settings()),
     )
 
 
@@ -43,6 +48,10 @@ def leaks(before: Snapshot) -> list[str]:
 def _names(directory: str) -> frozenset[str]:
     path = Path(directory)
     return frozenset(entry.name for entry in path.iterdir()) if path.is_dir() else frozenset()
+
+
+def _namespaces() -> set[str]:
+    return {str(path) for path in Path("/run/netns").glob("*")}
 
 
 def _node_processes() -> set[str]:

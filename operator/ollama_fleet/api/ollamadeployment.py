@@ -129,6 +129,9 @@ class CacheSpec(Document):
     """``Ephemeral`` only: limit of the emptyDir."""
 
 
+EPHEMERAL = CacheSpec(type="Ephemeral")
+
+
 class StorageSpec(Document):
     """Storage of the servers."""
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from ollama_fleet.api import names
-from ollama_fleet.api.ollamadeployment import CacheSpec, GPUSpec
+from ollama_fleet.api.ollamadeployment import EPHEMERAL, GPUSpec
 from ollama_fleet.manifests import containers
 from ollama_fleet.manifests.names import Owner, child_name, labels, selector
 from ollama_fleet.manifests.storage import volumes
@@ -57,7 +57,7 @@ def _spec(group: Group, owner: Owner) -> dict[str, Any]:
     }
     if group.readiness_policy != "None":
         spec["readinessGates"] = [{"conditionType": names.READINESS_GATE}]
-    if (group.storage.cache or CacheSpec()).type == "Node":
+    if (group.storage.cache or EPHEMERAL).type == "Node":
         spec["schedulingGates"] = [{"name": names.SCHEDULING_GATE}]
     optional = {
         "nodeSelector": placement.node_selector,

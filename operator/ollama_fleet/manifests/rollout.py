@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ollama_fleet.api import names
-from ollama_fleet.api.ollamadeployment import CacheSpec
+from ollama_fleet.api.ollamadeployment import EPHEMERAL
 from ollama_fleet.planning.plan import Group
 
 HASH_VERSION: Final = 1
@@ -20,7 +20,7 @@ HASH_VERSION: Final = 1
 
 def template_hash(group: Group) -> str:
     """``v<version>-<hash>`` of everything whose change restarts the group's pods."""
-    cache = group.storage.cache or CacheSpec()
+    cache = group.storage.cache or EPHEMERAL
     inputs = {
         "image": group.image,
         "environment": [(setting.name, setting.value) for setting in group.environment],

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from ollama_fleet.api import names
-from ollama_fleet.api.ollamadeployment import CacheSpec
+from ollama_fleet.api.ollamadeployment import EPHEMERAL, CacheSpec
 from ollama_fleet.planning.plan import Group
 
 DEFAULT_NODE_PATH: Final = "/var/lib/ollama-fleet"
@@ -13,7 +13,7 @@ _CONFIG_DIRECTORY, _, CONFIG_KEY = names.PATH_CONFIG.rpartition("/")
 
 def volumes(group: Group, *, name: str, namespace: str) -> list[dict[str, Any]]:
     """All volumes of the pod."""
-    cache = group.storage.cache or CacheSpec()
+    cache = group.storage.cache or EPHEMERAL
     return [
         {"name": "models", "emptyDir": {}},
         {"name": "blobs", **_blobs(cache, namespace)},

@@ -17,6 +17,7 @@ from tests.support.node_pods import (
     PODS,
     PORT,
     condition,
+    discard,
     exists,
     get,
     get_json,
@@ -35,12 +36,11 @@ _STATE = STATE / "test-nodes"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
-    nodes.down(_STATE)
+    discard(ControlPlane(_STATE))
     plane = ControlPlane(_STATE, nodes.address(_STATE))
     plane.up()
     yield plane
-    nodes.down(_STATE)
-    plane.down()
+    discard(plane)
 
 
 @pytest.fixture(scope="module")

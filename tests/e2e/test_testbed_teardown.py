@@ -1,0 +1,97 @@
+"""The test bed leaves a machine as it found it, after an orderly end and after a crash."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from testbed import nodes
+from testbed.controlplane import ControlPlane
+from testbed.images import Image, ensure_base
+from testbed.images.base import BASE
+from testbed.nodes import Node, api
+from testbed.nodes.node import nodes_state
+from testbed.paths import ROOT, STATE
+from testbed.processes import Processes
+from tests.support.node_pods import PORT, discard, get_json, pod, run_pod, wait_until
+
+pytestmark = pytest.mark.e2e
+
+_STATE = STATE / "test-teardown"
+_UP = """
+import sys
+from pathlib import Path
+from testbed import nodes
+from testbed.controlplane import ControlPlane
+state = Path(sys.argv[1])
+nodes.up(ControlPlane(state, nodes.address(state)))
+"""
+
+
+@pytest.fixture
+def before() -> nodes.Snapshot:
+    discard(ControlPlane(_STATE))
+    return nodes.snapshot()
+
+
+@pytest.fixture
+def cluster(before: nodes.Snapshot) -> Iterator[ControlPlane]:
+    plane = ControlPlane(_STATE, nodes.address(_STATE))
+    plane.up()
+    yield plane
+    discard(plane)
+
+
+def _with_a_pod(cluster: ControlPlane) -> Node:
+    node = nodes.up(cluster)[0]
+    nodes.load([node], [Image(BASE, ensure_base())])
+    run_pod(cluster, pod("stays", node=node.name))
+    return node
+
+
+def _kill_everything() -> None:
+    processes = Processes(nodes_state(_STATE))
+    for name in ("kubelet-1", "containerd-1", "kube-proxy"):
+        processes.kill(name)
+
+
+def test_nothing_stays_of_a_node_with_a_running_pod(cluster: ControlPlane, before: nodes.Snapshot) -> None:
+    node = _with_a_pod(cluster)
+    kinds = {line.partition(":")[0] for line in nodes.leaks(before)}
+    assert kinds == {"mounts", "links", "cgroups", "processes", "rules", "files", "settings"}
+    nodes.down(_STATE)
+    assert nodes.leaks(before) == []
+    assert not node.directory.exists()
+
+
+def test_nothing_stays_after_kubelet_containerd_and_proxy_are_killed(
+    cluster: ControlPlane, before: nodes.Snapshot
+) -> None:
+    _with_a_pod(cluster)
+    _kill_everything()
+    nodes.down(_STATE)
+    assert nodes.leaks(before) == []
+
+
+def test_nothing_stays_when_the_one_who_started_it_is_killed_halfway(
+    cluster: ControlPlane, before: nodes.Snapshot
+) -> None:
+    started = subprocess.Popen([sys.executable, "-c", _UP, str(_STATE)], cwd=ROOT)
+    processes = Processes(nodes_state(_STATE))
+    wait_until(lambda: processes.get("containerd-1") is not None)
+    started.kill()
+    started.wait()
+    assert processes.get("kubelet-1") is None
+    nodes.down(_STATE)
+    assert nodes.leaks(before) == []
+
+
+def test_up_after_a_crash_finds_the_pods_running(cluster: ControlPlane, before: nodes.Snapshot) -> None:
+    node = _with_a_pod(cluster)
+    _kill_everything()
+    assert nodes.up(cluster) == [node]
+    status = api.call(cluster, "GET", "/api/v1/namespaces/default/pods/stays")["status"]
+    wait_until(lambda: get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays")
+    assert status["containerStatuses"][0]["restartCount"] == 0
+    run_pod(cluster, pod("comes", node=node.name))

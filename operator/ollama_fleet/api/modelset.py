@@ -123,8 +123,10 @@ class ResolvedModel(Observed):
     """The full registry reference, e.g. ``registry.ollama.ai/library/llama3.1:8b``."""
     digest: Digest | None = None
     """Digest of the registry's manifest; absent until it is resolved."""
+    adapter: str = ""
+    """The adapter's full reference with its digest, where the entry names one."""
     size: Bytes = 0
-    """Bytes of all layers."""
+    """Bytes of all layers, the adapter's included."""
     ready: bool = False
     reason: str = ""
     message: str = ""

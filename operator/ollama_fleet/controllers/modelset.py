@@ -39,12 +39,10 @@ _SOMEBODY_MUST_ACT = frozenset(
 class Resolver(Protocol):
     """Looks a model up in its registry."""
 
-    async def resolve(self, namespace: str, spec: ModelSetSpec, model: ModelSpec) -> ResolvedModel:
-        """The registry's answer; a failure is an answer too (``ready`` false, with reason and message)."""
-        ...
-
-    def reference(self, spec: ModelSetSpec, model: ModelSpec) -> str:
-        """The full registry reference of an entry, without asking anybody."""
+    async def resolve(
+        self, namespace: str, spec: ModelSetSpec, model: ModelSpec, *, before: ResolvedModel | None
+    ) -> ResolvedModel:
+        """The registry's answer, or ``before`` where it still stands; a failure is an answer too."""
         ...
 
 
@@ -79,11 +77,8 @@ class ModelSetController:
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def resolve(model: ModelSpec) -> ResolvedModel:
-            before = known.get(model.name)
-            if before is not None and still_holds(before, model, reference=self.resolver.reference(spec, model)):
-                return before
             async with at_once:
-                return await self.resolver.resolve(namespace, spec, model)
+                return await self.resolver.resolve(namespace, spec, model, before=known.get(model.name))
 
         return list(await asyncio.gather(*(resolve(model) for model in spec.models)))
 
@@ -107,12 +102,6 @@ class ModelSetController:
         )
         if isinstance(verdict, Stuck):
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type="Warning")
-
-
-def still_holds(before: ResolvedModel, model: ModelSpec, *, reference: str) -> bool:
-    """Whether the registry was already asked for exactly this entry, with success."""
-    pinned = model.digest is None or model.digest == before.digest
-    return before.ready and before.reference == reference and pinned
 
 
 def judge(models: list[ResolvedModel]) -> Verdict:

@@ -3,7 +3,8 @@
 import base64
 from dataclasses import dataclass, replace
 
-from ollama_fleet.api.modelset import ModelSetSpec, ModelSpec, ResolvedModel, SourceSpec
+from ollama_fleet.api.group import Modelfile
+from ollama_fleet.api.modelset import ModelfileSpec, ModelSetSpec, ModelSpec, ResolvedModel, SourceSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.references import (
     DEFAULT_REGISTRY,
@@ -14,7 +15,9 @@ from ollama_fleet.api.references import (
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.store.credentials import DockerConfig, tls_context
+from ollama_fleet.store.derive import check_modelfile
 from ollama_fleet.store.errors import SecretUnusable, StoreError
+from ollama_fleet.store.manifest import require_model
 from ollama_fleet.store.registry import RegistryClient
 
 
@@ -24,25 +27,46 @@ class RegistryResolver:
 
     client: KubeClient
 
-    def reference(self, spec: ModelSetSpec, model: ModelSpec) -> str:
-        """The full registry reference of an entry; as written where it cannot be parsed."""
+    async def resolve(
+        self, namespace: str, spec: ModelSetSpec, model: ModelSpec, *, before: ResolvedModel | None
+    ) -> ResolvedModel:
+        """Check the entry, and ask the registry unless ``before`` is its answer to the same question."""
         try:
-            return str(_reference(spec, model))
-        except InvalidReference:
-            return model.model or model.name
-
-    async def resolve(self, namespace: str, spec: ModelSetSpec, model: ModelSpec) -> ResolvedModel:
-        """Ask the registry for the entry's manifest."""
-        written = self.reference(spec, model)
-        try:
+            parse_reference(model.name)
+            check_modelfile(_modelfile(model), model.context_length)
             reference = _reference(spec, model)
-            async with await self._registry(namespace, spec.source) as registry:
-                found = await registry.resolve(reference)
+            if before is not None and _stands(before, spec, model, reference):
+                return before
+            return await self._ask(namespace, spec, model, reference)
         except InvalidReference as error:
-            return _failed(model, written, Reason.INVALID_SPEC, str(error))
+            return _failed(model, Reason.INVALID_SPEC, str(error))
         except StoreError as error:
-            return _failed(model, written, error.reason, str(error))
-        return ResolvedModel(name=model.name, reference=written, digest=found.digest, size=found.size, ready=True)
+            return _failed(model, error.reason, str(error))
+
+    async def _ask(
+        self, namespace: str, spec: ModelSetSpec, model: ModelSpec, reference: ModelReference
+    ) -> ResolvedModel:
+        async with await self._registry(namespace, spec.source) as registry:
+            found = await registry.resolve(reference)
+            require_model(found.manifest, str(reference))
+            adapter = await self._adapter(registry, spec, model)
+        return ResolvedModel(
+            name=model.name,
+            reference=str(reference),
+            digest=found.digest,
+            adapter=adapter.reference,
+            size=found.size + adapter.size,
+            ready=True,
+        )
+
+    async def _adapter(self, registry: RegistryClient, spec: ModelSetSpec, model: ModelSpec) -> "_Adapter":
+        """The adapter pinned by its digest, so that all servers use the same one."""
+        text = model.modelfile.adapter if model.modelfile else None
+        if text is None:
+            return _Adapter("", 0)
+        reference = _parse(text, spec)
+        found = await registry.resolve(reference)
+        return _Adapter(str(replace(reference, digest=found.digest)), found.size)
 
     async def _registry(self, namespace: str, source: SourceSpec | None) -> RegistryClient:
         pull_secret = source and source.pull_secret_ref
@@ -71,15 +95,35 @@ class RegistryResolver:
         return base64.b64decode(encoded)
 
 
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    reference: str
+    size: int
+
+
 def _reference(spec: ModelSetSpec, model: ModelSpec) -> ModelReference:
+    written = _parse(model.model or model.name, spec)
+    return replace(written, digest=model.digest or written.digest)
+
+
+def _parse(text: str, spec: ModelSetSpec) -> ModelReference:
     source = spec.source or SourceSpec()
-    written = parse_reference(model.model or model.name, registry=source.registry or DEFAULT_REGISTRY)
-    return replace(
-        written,
-        digest=model.digest or written.digest,
-        scheme="http" if source.insecure else written.scheme,
-    )
+    written = parse_reference(text, registry=source.registry or DEFAULT_REGISTRY)
+    return replace(written, scheme="http" if source.insecure else written.scheme)
 
 
-def _failed(model: ModelSpec, reference: str, reason: Reason, message: str) -> ResolvedModel:
-    return ResolvedModel(name=model.name, reference=reference, reason=reason, message=message[:512])
+def _stands(before: ResolvedModel, spec: ModelSetSpec, model: ModelSpec, reference: ModelReference) -> bool:
+    """Whether the registry was already asked for exactly this entry, with success."""
+    adapter = model.modelfile.adapter if model.modelfile else None
+    wanted = str(_parse(adapter, spec)) if adapter else ""
+    same = before.adapter == wanted or (bool(wanted) and before.adapter.startswith(f"{wanted}@"))
+    return before.ready and before.reference == str(reference) and same
+
+
+def _modelfile(model: ModelSpec) -> Modelfile:
+    spec = model.modelfile or ModelfileSpec()
+    return Modelfile(parameters=spec.parameters or {}, system=spec.system, template=spec.template)
+
+
+def _failed(model: ModelSpec, reason: Reason, message: str) -> ResolvedModel:
+    return ResolvedModel(name=model.name, reference=model.model or model.name, reason=reason, message=message[:512])

@@ -23,7 +23,7 @@ from ollama_fleet.controllers.podservers import PodServers
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.resolver import RegistryResolver
 from ollama_fleet.handlers.shell import run_shell
-from ollama_fleet.kube import kinds
+from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
 from ollama_fleet.kube.leader import REQUEST_TIMEOUT, LeaderThread
@@ -84,7 +84,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     logs.setup(log_format=options.log_format)
     logger.info("operator starts", extra={"version": __version__, "identity": options.identity})
-    return asyncio.run(Operator(options).run())
+    try:
+        return asyncio.run(Operator(options).run())
+    except errors.KubeError as error:
+        # Without credentials nothing can be done; the kubelet starts the process again.
+        logger.error("cannot reach the API server", extra={"error": str(error)})  # noqa: TRY400 - the trace says no more
+        return 1
 
 
 @dataclass(slots=True)
@@ -96,6 +101,7 @@ class Operator:
     queue: WorkQueue = field(default_factory=WorkQueue)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     elected: asyncio.Event = field(default_factory=asyncio.Event)
+    shell_beat: Heartbeat = field(default_factory=lambda: Heartbeat("kopf's thread", limit=LOOP_LIMIT_SECONDS))
 
     async def run(self) -> int:
         """Serve health at once, campaign, lead when elected, give the Lease back at the end."""
@@ -106,7 +112,11 @@ class Operator:
         caches = build(client)
         loop_beat = Heartbeat("the event loop", limit=LOOP_LIMIT_SECONDS)
         health = Health(
-            live={"loop": loop_beat.check, "workers": partial(stuck, self.queue)},
+            live={
+                "loop": loop_beat.check,
+                "workers": partial(stuck, self.queue),
+                "kopf": self._shell_stuck,
+            },
             ready={"caches": partial(self._unsynced, caches)},
         )
         health.role = "standby"
@@ -157,6 +167,7 @@ class Operator:
         await self.elected.wait()
         logger.info("leading")
         health.role = "leader"
+        self.shell_beat.beat()
         self.metrics.set_leader(leading=True)
         self.metrics.watch_queue(self.queue)
         self.metrics.watch_caches({informer.kind.kind: informer for informer in caches.all()})
@@ -177,11 +188,16 @@ class Operator:
                 run_workers(self.queue, reconcile, self.options.workers, observe=self.metrics.observe_reconcile)
             )
 
+    def _shell_stuck(self) -> str | None:
+        """Only a leader runs kopf."""
+        return self.shell_beat.check() if self.elected.is_set() else None
+
     async def _shell(self) -> None:
         await run_shell(
             enqueue=lambda kind, namespace, name: self.queue.add(Key(kind, namespace, name)),
             on_started=lambda: logger.info("kopf watches"),
             stop=self.stop,
+            beat=self.shell_beat.beat,
             kubeconfig=self.options.kubeconfig,
             context=self.options.context,
         )
@@ -208,9 +224,7 @@ class Operator:
             children=children,
             pods=PodWriter(client, now),
             events=events,
-            policy=ImagePolicy(
-                ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image
-            ),
+            policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
             now=now,
         )
         model_sets = ModelSetController(

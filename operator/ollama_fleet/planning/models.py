@@ -95,14 +95,14 @@ def _model(
         residency=spec.residency or "Pinned",
         priority=spec.priority or 0,
         keep_alive=spec.keep_alive or tuning.keep_alive,
-        modelfile=_modelfile(spec.modelfile),
+        modelfile=_modelfile(spec.modelfile, adapter=resolved.adapter or None),
     )
 
 
-def _modelfile(spec: ModelfileSpec | None) -> Modelfile:
+def _modelfile(spec: ModelfileSpec | None, *, adapter: str | None) -> Modelfile:
     if spec is None:
         return Modelfile()
-    return Modelfile(parameters=spec.parameters or {}, system=spec.system, template=spec.template, adapter=spec.adapter)
+    return Modelfile(parameters=spec.parameters or {}, system=spec.system, template=spec.template, adapter=adapter)
 
 
 def served_key(name: str) -> str:

@@ -1,0 +1,1 @@
+"""The demo: a local Kubernetes, the operator from its chart, and a model that answers."""

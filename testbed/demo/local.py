@@ -1,0 +1,53 @@
+"""The demo's cluster from the test bed: a real control plane and a real node on this machine, as root on Debian."""
+
+import shutil
+from typing import Final
+
+from testbed import nodes
+from testbed.build import ensure
+from testbed.controlplane import ControlPlane
+from testbed.demo.cluster import DemoCluster
+from testbed.images import ensure_ollama, ensure_product
+from testbed.models.push import image, into_registry
+from testbed.paths import STATE
+from testbed.registry import Registry
+from testbed.say import step
+
+DESCRIPTION: Final = "built from source on this machine (no Docker with kind was found)"
+
+_STATE: Final = STATE / "demo"
+_MODEL: Final = "chat"
+
+
+def up(ollama_version: str) -> DemoCluster:
+    """Build what is missing and start what does not run."""
+    with step("programs (compiled on the first run)"):
+        for name in ("kubernetes-1.37", "helm", "registry", f"ollama-{ollama_version}"):
+            ensure(name)
+    with step("images"):
+        images = [ensure_product(), ensure_ollama(ollama_version, ensure(f"ollama-{ollama_version}"))]
+    plane = ControlPlane(_STATE, nodes.address(_STATE))
+    with step("control plane"):
+        plane.up()
+    with step("node"):
+        nodes.load(nodes.up(plane), images)
+    registry = Registry(plane.processes, _STATE, address=plane.address)
+    with step("registry with a tiny model"):
+        registry.up()
+        into_registry(image(_MODEL), registry.url, f"library/{_MODEL}")
+    return DemoCluster(
+        kubeconfig=plane.kubeconfig,
+        helm=ensure("helm") / "bin" / "helm",
+        fleet_image=images[0].name,
+        ollama_repository=images[1].name.rpartition(":")[0],
+        ollama_version=ollama_version,
+        registry=registry.host,
+        model=_MODEL,
+    )
+
+
+def down() -> None:
+    """Remove everything, also after a crash."""
+    nodes.down(_STATE)
+    ControlPlane(_STATE).down()
+    shutil.rmtree(_STATE, ignore_errors=True)

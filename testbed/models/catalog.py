@@ -1,7 +1,6 @@
 """The models by name, and the cache of their files."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def ensure(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             partial = Path(scratch) / "model.gguf"
             CATALOG[name].write(partial)
-            os.replace(partial, path)
+            partial.replace(path)
     return path
 
 

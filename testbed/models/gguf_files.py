@@ -173,4 +173,4 @@ def _add(writer: gguf.GGUFWriter, name: str, tensor: Array) -> None:
 
 
 def _random(random: np.random.Generator, rows: int, columns: int, *, gain: float = _GAIN) -> Array:
-    return (random.standard_normal((rows, columns)) * (gain / np.sqrt(columns))).astype(np.float32)
+    return np.asarray(random.standard_normal((rows, columns)) * (gain / np.sqrt(columns)), dtype=np.float32)

@@ -11,6 +11,8 @@ COPY requirements/image.txt /tmp/requirements.txt
 RUN /opt/ollama-fleet/bin/pip install --require-hashes --requirement /tmp/requirements.txt
 
 FROM dependencies AS wheel
+ARG PIP_FIND_LINKS
+ARG PIP_NO_INDEX
 COPY pyproject.toml README.md LICENSE /src/
 COPY operator /src/operator
 RUN /opt/ollama-fleet/bin/pip wheel --no-deps --wheel-dir /dist /src

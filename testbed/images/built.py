@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from testbed import mounts
 from testbed.images.base import BASE, ensure_base
-from testbed.images.image import IMAGES, Image, cached, key
+from testbed.images.image import IMAGES, Image, cached, key, locked
 from testbed.paths import CACHE, ROOT
 
 _HERE: Final = Path(__file__).parent
 _STORE: Final = CACHE / "buildah"
 _WHEELS: Final = CACHE / "wheels"
+_KEPT: Final = 3
 _BACKEND: Final = "hatchling>=1.27"
 _PRODUCT: Final = ("Dockerfile", "pyproject.toml", "README.md", "LICENSE", "requirements/image.txt", "operator")
 
@@ -46,9 +48,20 @@ def ensure_ollama(version: str, built: Path) -> Image:
 
 def _make_product(name: str, base: Path, archive: Path) -> None:
     wheels = _wheels()
+    with locked(_STORE):
+        _build_product(name, base, archive, wheels)
+
+
+def _build_product(name: str, base: Path, archive: Path, wheels: Path) -> None:
     arguments = {"BASE": _loaded(base), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+    older = [one for one in _names() if one.startswith("localhost/ollama-fleet:")]
     _bud(ROOT, name, arguments, "--volume", f"{wheels}:/wheels:ro")
     _export(name, archive)
+    if older:
+        _run("rmi", "--force", *older)
+    # A run beside this one may still be about to load the latest ones.
+    for path in sorted(IMAGES.glob("product-*.tar"), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+        path.unlink()
 
 
 def _make_ollama(name: str, base: Path, built: Path, archive: Path) -> None:
@@ -62,8 +75,9 @@ def _make_ollama(name: str, base: Path, built: Path, archive: Path) -> None:
         else:
             (context / "lib").mkdir()
         shutil.copy2(_HERE / "ollama" / "Dockerfile", context)
-        _bud(context, name, {"BASE": _loaded(base)})
-        _export(name, archive)
+        with locked(_STORE):
+            _bud(context, name, {"BASE": _loaded(base)})
+            _export(name, archive)
 
 
 def _wheels() -> Path:
@@ -83,11 +97,14 @@ def _fetch_wheels(lock: Path, directory: Path) -> None:
 def _loaded(base: Path) -> str:
     """The base image's name in buildah's store; loaded when this very archive is not there yet."""
     name = f"{BASE}-{base.stem.removeprefix('base-')}"
-    known = subprocess.run([*_buildah(), "inspect", "--type", "image", name], capture_output=True, check=False)
-    if known.returncode:
+    if name not in _names():
         image = _run("pull", "--quiet", f"oci-archive:{base}").strip()
         _run("tag", image, name)
     return name
+
+
+def _names() -> list[str]:
+    return _run("images", "--format", "{{.Name}}:{{.Tag}}").split()
 
 
 def _bud(context: Path, name: str, arguments: Mapping[str, str], *options: str) -> None:
@@ -103,11 +120,12 @@ def _export(name: str, archive: Path) -> None:
 
 def _run(*command: str) -> str:
     done = subprocess.run([*_buildah(), *command], capture_output=True, text=True, check=False)
+    # The overlay driver mounts its directory onto itself and leaves that behind.
+    mounts.unmount(_STORE)
     if done.returncode:
         raise RuntimeError(f"buildah {command[0]} failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
     return done.stdout
 
 
 def _buildah() -> list[str]:
-    # vfs: slower than overlayfs by a few seconds per build, but it leaves no mounts behind.
-    return ["buildah", "--storage-driver", "vfs", "--root", str(_STORE / "root"), "--runroot", str(_STORE / "run")]
+    return ["buildah", "--storage-driver", "overlay", "--root", str(_STORE / "root"), "--runroot", str(_STORE / "run")]

@@ -44,7 +44,7 @@ def cached(path: Path, text: str, make: Callable[[Path], None]) -> Path:
     """``path``, made by ``make`` (which is given a path beside it) when it is missing; two runs make it once."""
     if path.exists():
         return path
-    with _lock(path):
+    with locked(path):
         if not path.exists():
             partial = path.with_name(f"{path.name}.partial")
             partial.unlink(missing_ok=True)
@@ -54,16 +54,17 @@ def cached(path: Path, text: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``, which is a file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def _files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
     found = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(found)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

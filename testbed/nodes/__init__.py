@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from testbed import mounts
 from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_pause
 from testbed.journal import Journal
-from testbed.nodes import cgroups, journal, kubelet, mounts, rules, runtime
+from testbed.nodes import cgroups, journal, kubelet, rules, runtime
 from testbed.nodes.leaks import Snapshot, leaks, snapshot
 from testbed.nodes.node import API_ADDRESS, HOST_LINK, Node, made_nodes, nodes_of, nodes_state
 from testbed.paths import STATE

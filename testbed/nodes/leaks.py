@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from testbed.nodes import cgroups, mounts, rules
+from testbed import mounts
+from testbed.nodes import cgroups, rules
 from testbed.nodes.journal import FOREIGN_TREES, settings
 
 

@@ -35,7 +35,7 @@ from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest
 
 Object = Mapping[str, Any]
 
-_LOOK_AGAIN_SECONDS: Final = 2.0
+_LOOK_AGAIN_SECONDS: Final = 1.0
 """Pulls and loads are followed by asking the pods, which send no events."""
 _STUCK_SECONDS: Final = 30.0
 """What somebody else must mend outside the objects we watch (a registry, a quota)."""

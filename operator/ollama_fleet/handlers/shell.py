@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, cast
 
 import kopf
 
@@ -123,6 +123,8 @@ class _Shell:
             await kopf.operator(
                 registry=self._registry,
                 standalone=True,
+                # Left alone, kopf would ask for the name of the user, which an unprivileged container has not.
+                identity=cast(Any, "ollama-fleet"),
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=self._stop,

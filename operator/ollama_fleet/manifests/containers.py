@@ -55,7 +55,7 @@ def ollama(group: Group) -> dict[str, Any]:
         "image": group.image,
         "env": [{"name": setting.name, "value": setting.value} for setting in group.environment],
         # GPU discovery may take half a minute before Ollama answers anything.
-        "startupProbe": {**_probe("/ollama-livez"), "periodSeconds": 2, "failureThreshold": 90},
+        "startupProbe": {**_probe("/ollama-livez"), "periodSeconds": 1, "failureThreshold": 180},
         "livenessProbe": {**_probe("/ollama-livez"), "periodSeconds": 10, "failureThreshold": 6},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 2, "failureThreshold": 2},
         # Hooks of all containers run at once and a sidecar is only stopped after the others: so it is this

@@ -86,3 +86,11 @@ def head_bytes(start: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A head on the wire."""
     lines = [start, *(name + b": " + value for name, value in headers), b"", b""]
     return b"\r\n".join(lines)
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

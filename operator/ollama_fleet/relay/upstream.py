@@ -22,7 +22,7 @@ class UpstreamFailed(Exception):
 
 
 class Answer:
-    """An answer whose head has arrived."""
+    """An answer that is on its way."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Made by ``request``."""
@@ -62,8 +62,10 @@ class Answer:
                 raise UpstreamFailed(f"the answer has more than {limit} bytes")
         return bytes(body)
 
-    async def settle(self, seconds: float) -> bool:
+    async def settle(self, seconds: float | None) -> bool:
         """Say that no more is wanted and wait until the upstream is done; False if it did not end in time.
+
+        Without ``seconds`` it waits as long as the connection lives.
 
         Go's server notices the half-closed connection, cancels the handler and closes after it has returned.
         """
@@ -133,7 +135,7 @@ class Upstream:
     async def request(
         self, method: str, target: str, *, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes | None = None
     ) -> AsyncIterator[Answer]:
-        """Send a request and give its answer once the head is there. Raises UpstreamFailed."""
+        """Send a request and give its answer, whose head is to be awaited. Raises UpstreamFailed."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 reader, writer = await asyncio.open_connection(self.host, self.port, limit=_CHUNK)
@@ -142,7 +144,6 @@ class Upstream:
         try:
             writer.write(self._head(method, target, headers, body) + (body or b""))
             answer = Answer(reader, writer)
-            await answer.read_head()
             yield answer
         except OSError as error:
             raise UpstreamFailed(f"the connection broke: {error}") from error

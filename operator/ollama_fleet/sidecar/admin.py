@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from ollama_fleet.relay.server import ClientGone, Exchange
+from ollama_fleet.relay.exchange import ClientGone, Exchange
 from ollama_fleet.relay.upstream import UpstreamFailed
 from ollama_fleet.sidecar.board import Board
 from ollama_fleet.sidecar.door import Door
@@ -103,13 +103,16 @@ class Admin:
             return
         await exchange.start(HTTPStatus.OK, ((b"content-type", _NDJSON),), length=None)
         while not exchange.gone.is_set():
+            sent = self._board.sequence
             try:
                 await exchange.write(self._line())
             except ClientGone:
                 return
             try:
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                    await self._board.change()
+                    # The board may have changed while a slow reader took the line.
+                    while self._board.sequence == sent:
+                        await self._board.change()
             except TimeoutError:
                 continue
             await asyncio.sleep(_QUIET_SECONDS)

@@ -5,6 +5,7 @@ Go decodes JSON keys without regard to case and lets the last one win, so ``{"mo
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,7 +32,6 @@ _STRIPPED_OPTIONS: Final = frozenset(
 )
 """Options that make Ollama unload and load a model again when they differ from request to request."""
 _STRIPPED_FIELDS: Final = frozenset({"shift"})
-_MAX_DEPTH: Final = 64
 _INPUT_FIELDS: Final = ("prompt", "messages", "input", "images")
 
 
@@ -41,8 +41,6 @@ class Prepared:
 
     model: GroupModel
     body: bytes
-    streaming: bool
-    """Whether the client wants the answer in pieces."""
 
 
 def prepare(raw: bytes, *, route: Route, served: Served) -> Prepared:
@@ -51,12 +49,14 @@ def prepare(raw: bytes, *, route: Route, served: Served) -> Prepared:
     model = served.find(_model_name(document))
     wire = {key: value for key, value in document.items() if key not in _STRIPPED_FIELDS}
     wire["model"] = model.name
-    if isinstance(wire.get("options"), Mapping):
-        wire["options"] = {key: value for key, value in wire["options"].items() if key not in _STRIPPED_OPTIONS}
+    wire.pop("name", None)
+    if isinstance(wire.get("options"), dict):
+        options = _proper(wire["options"], _OPTION_NAMES)
+        wire["options"] = {key: value for key, value in options.items() if key not in _STRIPPED_OPTIONS}
     if route.kind is Kind.MODEL and route.dialect.value == "ollama":
         _refuse_unload(document)
         wire["keep_alive"] = keep_alive(model)
-    return Prepared(model, json.dumps(wire, ensure_ascii=False).encode(), _streaming(document, route))
+    return Prepared(model, _serialised(wire))
 
 
 def keep_alive(model: GroupModel) -> int | str:
@@ -68,44 +68,48 @@ def keep_alive(model: GroupModel) -> int | str:
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(raw, object_pairs_hook=_strict, parse_constant=_no_constant)
+        document = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise Refused(HTTPStatus.BAD_REQUEST, "the body must be a JSON object")
-    return document
+    return _proper(document, _FIELD_NAMES)
 
 
-def _strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _serialised(document: Mapping[str, Any]) -> bytes:
+    try:
+        # Half a surrogate pair is legal in JSON's escapes and has no place in UTF-8.
+        return json.dumps(document, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    except ValueError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body has a number that is too large") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body names a key twice in one object")
+    return found
+
+
+def _proper(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Known fields under their proper names: in any case they reach Ollama. What is deeper is the client's own data."""
+    found: dict[str, Any] = {}
     seen: set[str] = set()
-    for key, _ in pairs:
+    for key, value in document.items():
         folded = key.casefold()
         if folded in seen:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"the body names {key!r} twice (case does not count)")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body names {key[:64]!r} twice (case does not count)")
         seen.add(folded)
-    # Known fields in any case reach Ollama: policy must find them under their proper name.
-    return {_proper(key): value for key, value in pairs}
+        found[names.get(folded, key)] = value
+    return found
 
 
-_KNOWN: Final = {
-    name.casefold(): name
-    for name in (
-        "model",
-        "name",
-        "options",
-        "keep_alive",
-        "stream",
-        *_STRIPPED_FIELDS,
-        *_STRIPPED_OPTIONS,
-        *_INPUT_FIELDS,
-    )
+_FIELD_NAMES: Final = {
+    name: name for name in ("model", "name", "options", "keep_alive", "stream", *_STRIPPED_FIELDS, *_INPUT_FIELDS)
 }
-
-
-def _proper(key: str) -> str:
-    return _KNOWN.get(key.casefold(), key)
+_OPTION_NAMES: Final = {name: name for name in _STRIPPED_OPTIONS}
 
 
 def _no_constant(text: str) -> Any:
@@ -123,15 +127,14 @@ def _refuse_unload(document: Mapping[str, Any]) -> None:
     """``ollama stop`` sends no input and ``keep_alive: 0``; made into anything else it would be a load."""
     if any(document.get(field) for field in _INPUT_FIELDS):
         return
-    if document.get("keep_alive") in {0, "0", "0s", "0m"} and "keep_alive" in document:
+    if _is_zero(document.get("keep_alive")):
         raise Refused(
             HTTPStatus.FORBIDDEN,
             "models of this fleet are unloaded by their ModelSet, not by clients: remove the model or make it OnDemand",
         )
 
 
-def _streaming(document: Mapping[str, Any], route: Route) -> bool:
-    if route.embedding:
-        return False
-    stream = document.get("stream")
-    return bool(stream) if stream is not None else route.dialect.value == "ollama"
+def _is_zero(keep_alive: object) -> bool:
+    if isinstance(keep_alive, str):
+        return re.fullmatch(r"[+-]?0[0.a-zµμ]*", keep_alive) is not None
+    return isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and keep_alive == 0

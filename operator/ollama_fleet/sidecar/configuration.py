@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,14 +25,16 @@ def read(path: Path) -> GroupConfig:
     return GroupConfig.model_validate_json(content)
 
 
-async def follow(path: Path, apply: Callable[[GroupConfig], None]) -> None:
-    """Apply the configuration whenever it changes, until cancelled. A broken one leaves the last in force."""
+async def follow(path: Path, apply: Callable[[GroupConfig], Awaitable[bool]]) -> None:
+    """Apply the configuration whenever it changes, and again until ``apply`` says that it is complete.
+
+    A broken one leaves the last in force. Runs until cancelled.
+    """
     applied = ""
     while True:
         try:
             config = read(path)
-            if config.hash() != applied:
-                apply(config)
+            if config.hash() != applied and await apply(config):
                 applied = config.hash()
         except (OSError, ValidationError, ValueError) as error:
             logger.warning("configuration cannot be read", extra={"path": str(path), "error": str(error)[:256]})

@@ -3,24 +3,25 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
+from ollama_fleet.relay.exchange import ClientGone, Exchange
 from ollama_fleet.relay.messages import forwardable
-from ollama_fleet.relay.server import ClientGone, Exchange
 from ollama_fleet.relay.upstream import Answer, Upstream, UpstreamFailed
 from ollama_fleet.sidecar.board import Board
 from ollama_fleet.sidecar.bodies import Prepared, prepare
 from ollama_fleet.sidecar.metrics import SidecarMetrics
 from ollama_fleet.sidecar.refusals import Refused, render
-from ollama_fleet.sidecar.routes import Kind, Route, dialect, find
+from ollama_fleet.sidecar.routes import Kind, dialect, find
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 64 * 2**20
 SETTLE_SECONDS: Final = 60.0
-"""How long Ollama may take to notice that a client went away, before its slot is given to the next one anyway."""
+"""How long Ollama may take to notice that a client went away, before its slot is reported as stuck: it is then free
+when Ollama ends the answer or its process."""
 
 # Ollama answers 403 to foreign hosts and origins; the door decides who comes in, so they are not passed on.
 _NOT_FORWARDED: Final = frozenset(
@@ -70,18 +71,17 @@ class Door:
             return
         if head.get(b"content-encoding") not in {None, b"identity"}:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted: send plain JSON")
-        prepared = prepare(await exchange.read_body(MAX_BODY_BYTES), route=route, served=self._board.served)
         if self._board.draining:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "server is draining; try again", retry_after=1, busy=True)
+        prepared = prepare(await exchange.read_body(MAX_BODY_BYTES), route=route, served=self._board.served)
         if route.kind is Kind.SHOW:
             await self._forward(exchange, body=prepared.body)
             return
-        await self._run(exchange, route, prepared)
+        await self._run(exchange, prepared)
 
-    async def _run(self, exchange: Exchange, route: Route, prepared: Prepared) -> None:
-        del route
+    async def _run(self, exchange: Exchange, prepared: Prepared) -> None:
         slots = self._board.slots[prepared.model.name]
-        await slots.acquire(priority=prepared.model.priority)
+        await _unless_gone(exchange, slots.acquire(priority=prepared.model.priority))
         self._board.touch()
         try:
             await self._forward(exchange, body=prepared.body)
@@ -95,14 +95,16 @@ class Door:
         headers = tuple(forwardable(head.headers, drop=_NOT_FORWARDED))
         async with self._upstream.request(head.method, target, headers=headers, body=body) as answer:
             try:
-                async with _unless_gone(exchange):
-                    await self._stream(exchange, answer)
+                await _unless_gone(exchange, self._stream(exchange, answer))
             except ClientGone:
                 if not await answer.settle(SETTLE_SECONDS):
+                    # The slot stays taken: given away, it would run beside a generation that nobody reads.
                     logger.warning("Ollama goes on after its client left", extra={"path": head.path})
+                    await answer.settle(None)
                 raise
 
     async def _stream(self, exchange: Exchange, answer: Answer) -> None:
+        await answer.read_head()
         headers = tuple(forwardable(answer.headers, drop=frozenset({b"content-length", b"date", b"server"})))
         await exchange.start(answer.status, headers, length=answer.length)
         if exchange.head.method != "HEAD":
@@ -116,26 +118,17 @@ class Door:
             await exchange.answer(rendered.status, rendered.body, headers=rendered.headers)
 
 
-@contextlib.asynccontextmanager
-async def _unless_gone(exchange: Exchange) -> AsyncIterator[None]:
-    """Leave the block with ClientGone as soon as the client goes, also while nothing comes from Ollama."""
-    task = asyncio.current_task()
-    assert task is not None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        await exchange.gone.wait()
-        left = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
+async def _unless_gone(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work until the client goes, also while nothing comes from Ollama. Raises ClientGone."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(exchange.gone.wait())
     try:
-        yield
-    except asyncio.CancelledError:
-        if not left:
-            raise
-        task.uncancel()
-        raise ClientGone from None
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise ClientGone
+        task.result()
     finally:
-        watcher.cancel()
+        gone.cancel()
+        task.cancel()

@@ -40,16 +40,10 @@ class Ollama:
     async def resident(self) -> tuple[Resident, ...]:
         """What is in memory. Names are not unique there: the digest is the key."""
         answer = await self._call("GET", "/api/ps")
-        return tuple(
-            Resident(
-                digest=_digest(str(entry.get("digest", ""))),
-                size=int(entry.get("size", 0)),
-                size_vram=int(entry.get("size_vram", 0)),
-                # Ollama up to 0.24 may leave it out.
-                context_length=int(entry.get("context_length", 0)),
-            )
-            for entry in answer.get("models") or ()
-        )
+        try:
+            return tuple(_resident(entry) for entry in answer.get("models") or ())
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UpstreamFailed("/api/ps: the answer has an unknown form") from error
 
     async def is_embedder(self, model: str) -> bool:
         """Whether a model gives vectors and no text."""
@@ -93,6 +87,7 @@ class Ollama:
         raw = None if body is None else json.dumps(body).encode()
         headers = () if body is None else ((b"content-type", b"application/json"),)
         async with self._upstream.request(method, path, headers=headers, body=raw) as answer:
+            await answer.read_head()
             content = await answer.read(_LIMIT_BYTES)
         try:
             document = json.loads(content)
@@ -103,6 +98,16 @@ class Ollama:
         if answer.status != HTTPStatus.OK or "error" in document:
             raise OllamaError(str(document.get("error", f"HTTP {answer.status}"))[:256])
         return document
+
+
+def _resident(entry: Mapping[str, Any]) -> Resident:
+    return Resident(
+        digest=_digest(str(entry.get("digest", ""))),
+        size=int(entry.get("size") or 0),
+        size_vram=int(entry.get("size_vram") or 0),
+        # Ollama up to 0.24 may leave it out.
+        context_length=int(entry.get("context_length") or 0),
+    )
 
 
 def _digest(text: str) -> str:

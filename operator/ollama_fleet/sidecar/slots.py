@@ -1,4 +1,4 @@
-"""Slots of one model: who may run now, who waits, who is turned away. No I/O, time is passed in.
+"""Slots of one model: who may run now, who waits, who is turned away. No I/O.
 
 Ollama lets any number of requests wait for a loaded model, unseen and unbounded; here at most ``slots`` run, and
 a short list waits by priority and arrival.
@@ -79,6 +79,9 @@ class Slots:
             # The slot was granted in the same moment: hand it on.
             self.release()
         waiter.turn.cancel()
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+            heapq.heapify(self._waiting)
 
 
 def _busy(text: str) -> Refused:

@@ -25,6 +25,8 @@ FAST_SECONDS: Final = 0.5
 """Between looks while something is missing."""
 SLOW_SECONDS: Final = 5.0
 """Between looks while all is well. A look is one ``/api/ps``: no slot, no prompt cache is touched."""
+LOOK_SECONDS: Final = 15.0
+"""How long Ollama may take to say what is in memory; longer is a hang."""
 _RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -44,9 +46,12 @@ class Warmer:
         self._embedders: dict[str, bool] = {}
         self._wake = asyncio.Event()
 
-    def apply(self, config: GroupConfig) -> None:
-        """Take a configuration into force: manifests, names and slots now, memory as soon as it can be."""
-        gone = {} if self._board.config is None else {model.name for model in self._board.config.models}
+    async def apply(self, config: GroupConfig) -> bool:
+        """Take a configuration into force: manifests, names and slots now, memory as soon as it can be.
+
+        False while files of a model are missing: to be called again. Only then is the hash not reported as applied.
+        """
+        removed = await self._unload_changed(config)
         digests = install_manifests(config, self._models)
         self._board.configure(config)
         for model in config.models:
@@ -56,18 +61,39 @@ class Warmer:
             elif known.digest != digest:
                 self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, message="")
                 self._retry_at.pop(model.name, None)
-        self._board.applied_hash = config.hash()
+        complete = all(model.name in digests for model in config.models)
+        if complete:
+            self._board.applied_hash = config.hash()
+            logger.info("configuration applied", extra={"hash": config.hash(), "removed": removed})
         self._board.touch()
         self._wake.set()
-        removed = set(gone) - {model.name for model in config.models}
-        logger.info("configuration applied", extra={"hash": config.hash(), "removed": sorted(removed)})
+        return complete
+
+    async def _unload_changed(self, config: GroupConfig) -> list[str]:
+        """Free the memory of models that leave or change, while Ollama still knows them by name."""
+        wanted = {model.name: (model.manifest_digest, model.context_length, model.modelfile) for model in config.models}
+        before = self._board.config.models if self._board.config else ()
+        removed = [
+            model.name
+            for model in before
+            if wanted.get(model.name) != (model.manifest_digest, model.context_length, model.modelfile)
+        ]
+        for model in before:
+            if model.name not in removed or self._board.warmth[model.name].phase is not ModelPhase.WARM:
+                continue
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._ollama.unload(model.name, embedder=await self._is_embedder(model))
+            except (OllamaError, UpstreamFailed, TimeoutError) as error:
+                logger.warning("model cannot be unloaded", extra={"model": model.name, "error": str(error)[:256]})
+        return removed
 
     async def run(self) -> None:
         """Look and act until cancelled."""
         while True:
             try:
                 pause = await self._look()
-            except UpstreamFailed as error:
+            except (UpstreamFailed, OllamaError, TimeoutError) as error:
                 self._lost(error)
                 pause = FAST_SECONDS
             self._wake.clear()
@@ -79,10 +105,11 @@ class Warmer:
 
     async def _look(self) -> float:
         board = self._board
-        if board.ollama_version is None:
-            board.ollama_version = await self._ollama.version()
-            board.touch()
-        resident = {entry.digest: entry for entry in await self._ollama.resident()}
+        async with asyncio.timeout(LOOK_SECONDS):
+            if board.ollama_version is None:
+                board.ollama_version = await self._ollama.version()
+                board.touch()
+            resident = {entry.digest: entry for entry in await self._ollama.resident()}
         for model in board.served:
             self._compare(model, resident)
         chosen = self._next()
@@ -139,11 +166,17 @@ class Warmer:
             self._failed(model, f"not in memory after {limit} s")
         except OllamaError as error:
             self._failed(model, str(error))
+        except UpstreamFailed as error:
+            # A load that kills Ollama must not be repeated as fast as it restarts.
+            self._failed(model, f"Ollama went away during the load: {error}")
+            raise
 
     def _accept(self, model: GroupModel, resident: tuple[Resident, ...], *, seconds: float) -> None:
-        known = self._board.warmth[model.name]
+        known = self._board.warmth.get(model.name)
+        if known is None:
+            return  # removed meanwhile
         found = next((entry for entry in resident if entry.digest == known.digest), None)
-        if found is None:
+        if found is None or found.size == 0:
             raise OllamaError("loaded, but not under the planned digest")
         wanted = model.context_length
         if wanted and found.context_length and found.context_length < wanted:
@@ -166,7 +199,7 @@ class Warmer:
             self._embedders[digest] = await self._ollama.is_embedder(model.name)
         return self._embedders[digest]
 
-    def _lost(self, error: UpstreamFailed) -> None:
+    def _lost(self, error: Exception) -> None:
         """Ollama does not answer: it starts, restarts or hangs; whatever was in memory is not to be relied on."""
         board = self._board
         if board.ollama_version is not None:

@@ -79,7 +79,7 @@ def down(state: Path) -> None:
         processes.stop(f"containerd-{node.number}")
         runtime.end_shims(node)
         mounts.remove_tree(node.directory)
-    _open(state).undo_all()
+    journal.open_journal(nodes_state(state)).undo_all()
     if _owner() == state:
         _OWNER.unlink()
 
@@ -98,6 +98,7 @@ def _prepare(state: Path, nodes: list[Node]) -> None:
 
 
 def _open(state: Path) -> Journal:
+    nodes_state(state).mkdir(parents=True, exist_ok=True)
     record = journal.open_journal(nodes_state(state))
     if not record.entries():
         if rules.foreign_chains():

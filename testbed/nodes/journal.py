@@ -42,7 +42,6 @@ def open_journal(state: Path) -> Journal:
         CGROUP: cgroups.remove,
         CNI_RESULTS: _remove_results,
     }
-    state.mkdir(parents=True, exist_ok=True)
     return Journal(state, undo)
 
 

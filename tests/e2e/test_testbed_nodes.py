@@ -113,7 +113,11 @@ def test_device_plugins_find_the_kubelet_below_the_nodes_directory(two: list[Nod
         assert Path(node.kubelet_root, "pod-resources", "kubelet.sock").is_socket()
 
 
-def test_another_test_bed_is_refused_while_nodes_run(two: list[Node]) -> None:
+def test_another_test_bed_is_refused_and_changes_nothing_while_nodes_run(two: list[Node]) -> None:
+    before = nodes.snapshot()
+    other = STATE / "test-nodes-other"
     with pytest.raises(nodes.NodesInUse, match="test-nodes"):
-        nodes.address(STATE / "test-nodes-other")
+        nodes.address(other)
+    nodes.down(other)
+    assert nodes.snapshot().rules == before.rules
     assert all(node.socket.is_socket() for node in two)

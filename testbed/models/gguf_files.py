@@ -48,6 +48,8 @@ def write_llama(path: Path, shape: Shape, *, name: str) -> None:
     writer = _writer(path, "llama", shape, name=name, vocabulary=vocabulary)
     _decoder(writer, "llama", shape, vocabulary=vocabulary, biased=False)
     writer.add_rope_dimension_count(shape.width // shape.heads)
+    _tokenizer(writer, vocabulary)
+    writer.add_chat_template(CHAT_TEMPLATE)
     writer.add_token_scores([-float(index) for index in range(len(vocabulary.tokens))])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
@@ -60,6 +62,8 @@ def write_qwen2(path: Path, shape: Shape, *, name: str) -> None:
     vocabulary = byte_pairs()
     writer = _writer(path, "qwen2", shape, name=name, vocabulary=vocabulary)
     _decoder(writer, "qwen2", shape, vocabulary=vocabulary, biased=True)
+    _tokenizer(writer, vocabulary)
+    writer.add_chat_template(CHAT_TEMPLATE)
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_merges(list(vocabulary.merges))
     count = len(vocabulary.tokens)
@@ -78,6 +82,7 @@ def write_bert(path: Path, shape: Shape, *, name: str) -> None:
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.MEAN)
     writer.add_token_type_count(2)
+    _tokenizer(writer, vocabulary)
     # Both pairs of ids: the generations read different ones.
     writer.add_bos_token_id(2)
     writer.add_eos_token_id(3)
@@ -104,7 +109,6 @@ def write_bert(path: Path, shape: Shape, *, name: str) -> None:
 def _decoder(writer: gguf.GGUFWriter, architecture: str, shape: Shape, *, vocabulary: Vocabulary, biased: bool) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_chat_template(CHAT_TEMPLATE)
     random = np.random.default_rng(len(architecture) * shape.width)
     count = len(vocabulary.tokens)
     embedding = _random(random, count, shape.width)
@@ -150,10 +154,14 @@ def _writer(path: Path, architecture: str, shape: Shape, *, name: str, vocabular
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.heads_kv)
     writer.add_vocab_size(len(vocabulary.tokens))
+    return writer
+
+
+def _tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Keys of the tokenizer come after those of the architecture: lists of models are read only up to here."""
     writer.add_tokenizer_model(vocabulary.model)
     writer.add_token_list(list(vocabulary.tokens))
     writer.add_token_types([int(kind) for kind in vocabulary.types])
-    return writer
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from testbed.fakes.ollama import requests, wire
 from testbed.fakes.ollama.behaviour import Behaviour
 from testbed.fakes.ollama.generation import Generation, prompt_of
-from testbed.fakes.ollama.library import FakeModel, Library
+from testbed.fakes.ollama.library import FakeModel, Library, short_name
 from testbed.fakes.ollama.scheduler import Refused, Scheduler
 from testbed.fakes.ollama.wire import Native, OpenAI
 
@@ -89,7 +89,12 @@ class Routes:
         name = body.get("model") or body.get("name")
         if not name:
             raise requests.BadRequest("model is required")
-        return wire.native(wire.shown(self._found(name)))
+        model = self._library.find(name)
+        if model is None:
+            # The newer generation looks the full name up first and repeats it.
+            known_as = name if self._behaviour.version.startswith("0.24.") else short_name(name)
+            raise Refused(404, f"model '{known_as}' not found")
+        return wire.native(wire.shown(model))
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = requests.decode(await request.read())

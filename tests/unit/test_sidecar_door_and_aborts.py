@@ -1,0 +1,163 @@
+"""The data port over real sockets, in front of a scripted Ollama."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from ollama_fleet.api.group import GroupConfig, GroupModel
+from ollama_fleet.relay.server import RelayServer
+from ollama_fleet.relay.upstream import Upstream
+from ollama_fleet.sidecar.board import Board
+from ollama_fleet.sidecar.door import Door
+from ollama_fleet.sidecar.metrics import SidecarMetrics
+
+MODEL = GroupModel(name="chat", registry="r", repository="library/x", manifest_digest="sha256:" + "0" * 64)
+
+
+@dataclass
+class Scripted:
+    """Takes a request, and does what ``script`` says with the connection."""
+
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    half_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    let_end: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    hang: bool = False
+    cut: bool = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if b"content-length" in line), 0)
+        self.bodies.append(await reader.readexactly(length))
+        self.reached.set()
+        if self.hang:
+            assert await reader.read() == b""
+            self.half_closed.set()
+            await self.let_end.wait()
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n3\r\nabc\r\n")
+            if not self.cut:
+                writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+
+@dataclass
+class Bench:
+    board: Board
+    ollama: Scripted
+    port: int
+
+    async def send(self, path: str, body: object, *, method: str = "POST", extra: str = "") -> bytes:
+        reader, writer = await self.connect(path, body, method=method, extra=extra)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def connect(
+        self, path: str, body: object, *, method: str = "POST", extra: str = ""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        raw = json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nConnection: close\r\n"
+        writer.write(f"{head}{extra}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        return reader, writer
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    ollama, board = Scripted(), Board()
+    listener = await asyncio.start_server(ollama.serve, "127.0.0.1", 0)
+    board.configure(GroupConfig(namespace="n", deployment="d", group="g", ollama_version="0.32.3", models=(MODEL,)))
+    upstream = Upstream("127.0.0.1", listener.sockets[0].getsockname()[1])
+    server = RelayServer(Door(board, upstream, SidecarMetrics(board)))
+    yield Bench(board, ollama, await server.start("127.0.0.1", 0))
+    ollama.let_end.set()
+    await server.stop(grace=1)
+    listener.close()
+
+
+async def until(condition: asyncio.Event) -> None:
+    async with asyncio.timeout(5):
+        await condition.wait()
+
+
+async def test_answers_stream_through_with_a_head_of_the_doors_own(bench: Bench) -> None:
+    answer = await bench.send("/api/chat", {"model": "chat", "messages": []})
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"x-a: 1" in answer
+    assert answer.endswith(b"3\r\nabc\r\n0\r\n\r\n")
+    assert b"evil.example" not in bench.ollama.heads[0]
+    assert bench.board.slots["chat"].in_flight == 0
+
+
+async def test_an_answer_that_breaks_off_does_not_look_whole(bench: Bench) -> None:
+    bench.ollama.cut = True
+    try:
+        answer = await bench.send("/api/chat", {"model": "chat"})
+    except ConnectionResetError:
+        answer = b""
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert bench.ollama.heads
+
+
+async def test_a_client_that_leaves_before_the_first_token_frees_its_slot_only_when_ollama_is_done(
+    bench: Bench,
+) -> None:
+    bench.ollama.hang = True
+    _, writer = await bench.connect("/api/chat", {"model": "chat", "messages": []})
+    await until(bench.ollama.reached)
+    assert bench.board.slots["chat"].in_flight == 1
+    writer.close()
+    await until(bench.ollama.half_closed)
+    assert bench.board.slots["chat"].in_flight == 1
+    bench.ollama.let_end.set()
+    async with asyncio.timeout(5):
+        while bench.board.slots["chat"].in_flight:
+            await bench.board.change()
+
+
+async def test_a_client_that_leaves_the_wait_list_never_reaches_ollama(bench: Bench) -> None:
+    slots = bench.board.slots["chat"]
+    await slots.acquire()
+    _, writer = await bench.connect("/api/chat", {"model": "chat"})
+    async with asyncio.timeout(5):
+        while not slots.waiting:
+            await asyncio.sleep(0)
+        writer.close()
+        while slots.waiting:
+            await asyncio.sleep(0)
+    slots.release()
+    assert bench.ollama.heads == []
+    assert slots.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "extra", "status", "text"),
+    [
+        ("/api/pull", "", b"404", b'{"error": "POST /api/pull is not served here'),
+        ("/v1/files", "", b"404", b'{"error": {"message": "POST /v1/files is not served here'),
+        ("/v1/responses", "Content-Encoding: zstd\r\n", b"415", b'"invalid_request_error"'),
+    ],
+)
+async def test_refusals_have_the_shape_of_the_dialect(
+    bench: Bench, path: str, extra: str, status: bytes, text: bytes
+) -> None:
+    answer = await bench.send(path, {"model": "chat"}, extra=extra)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert text in answer
+    assert bench.ollama.heads == []
+
+
+async def test_a_draining_pod_turns_new_requests_away(bench: Bench) -> None:
+    bench.board.draining = True
+    answer = await bench.send("/api/chat", {"model": "chat"})
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"x-ollama-fleet-busy: 1" in answer
+    assert b"draining" in answer

@@ -77,6 +77,7 @@ class OllamaDeploymentController:
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
             plan,
+            status.in_force(plan, in_force, groups),
             groups,
             verdict=verdict,
             previous=previous,

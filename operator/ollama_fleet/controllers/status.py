@@ -1,10 +1,11 @@
 """The status of an OllamaDeployment, from its plan and what is observed. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from ollama_fleet.api import names
-from ollama_fleet.api.group import GroupModel
+from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.ollamadeployment import (
     DownloadStatus,
     GroupStatus,
@@ -15,13 +16,31 @@ from ollama_fleet.api.state import ModelPhase, ModelState
 from ollama_fleet.controllers.conditions import Verdict, conditions
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.manifests.names import Owner, child_name, selector
-from ollama_fleet.planning.plan import Group, Plan
+from ollama_fleet.planning.plan import Plan
 
 _LADDER = (ModelPhase.FAILED, ModelPhase.PULLING, ModelPhase.CACHED, ModelPhase.LOADING, ModelPhase.WARM)
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A group in force: the plan's, or the last one's while the wish cannot be planned."""
+
+    name: str
+    config: GroupConfig
+    replicas: int
+
+
+def in_force(plan: Plan, configs: Mapping[str, GroupConfig], observed: Sequence[ObservedGroup]) -> list[Serving]:
+    """The groups that the status speaks of."""
+    if not plan.problems:
+        return [Serving(group.name, group.config, group.replicas) for group in plan.groups]
+    wanted = {group.name: group.wanted for group in observed}
+    return [Serving(name, config, wanted.get(name, 0)) for name, config in sorted(configs.items())]
+
+
 def build(
     plan: Plan,
+    serving: Sequence[Serving],
     groups: Sequence[ObservedGroup],
     *,
     verdict: Verdict,
@@ -33,12 +52,13 @@ def build(
     """The whole status; equal input gives an equal status, so that an unchanged one need not be written."""
     observed = {group.name: group for group in groups}
     models = [
-        model for group in plan.groups for model in _models(group, observed.get(group.name, ObservedGroup(group.name)))
+        model for group in serving for model in _models(group, observed.get(group.name, ObservedGroup(group.name)))
     ]
-    wanted = sum(group.replicas for group in plan.groups)
+    wanted = sum(group.replicas for group in serving)
     ready = sum(group.ready for group in groups)
-    pinned = {model.name for group in plan.groups for model in group.config.models if model.residency == "Pinned"}
+    pinned = {model.name for group in serving for model in group.config.models if model.residency == "Pinned"}
     everywhere = [model for model in models if model.name in pinned and model.state == ModelPhase.WARM]
+    kept = bool(plan.problems) and bool(serving)
     return OllamaDeploymentStatus(
         observed_generation=generation,
         conditions=conditions(verdict, previous=previous.conditions, generation=generation, now=now),
@@ -46,17 +66,17 @@ def build(
         ready_replicas=min((group.ready for group in groups), default=0),
         ready=f"{ready}/{wanted}",
         warm=f"{len(everywhere)}/{len(pinned)}",
-        selector=_selector(owner, plan.groups[0].name) if plan.groups else previous.selector,
-        endpoint=_endpoint(owner, plan.groups[0].name) if plan.groups else previous.endpoint,
-        version=plan.version,
-        image=plan.image,
+        selector=_selector(owner, serving[0].name) if serving else previous.selector,
+        endpoint=_endpoint(owner, serving[0].name) if serving else previous.endpoint,
+        version=previous.version if kept else plan.version,
+        image=previous.image if kept else plan.image,
         models=models,
-        groups=[_group(group, observed, owner=owner) for group in plan.groups],
-        effective=list(plan.effective),
+        groups=[_group(group, observed, owner=owner) for group in serving],
+        effective=previous.effective if kept else list(plan.effective),
     )
 
 
-def _group(group: Group, observed: dict[str, ObservedGroup], *, owner: Owner) -> GroupStatus:
+def _group(group: Serving, observed: dict[str, ObservedGroup], *, owner: Owner) -> GroupStatus:
     seen = observed.get(group.name, ObservedGroup(group.name))
     return GroupStatus(
         name=group.name,
@@ -69,7 +89,7 @@ def _group(group: Group, observed: dict[str, ObservedGroup], *, owner: Owner) ->
     )
 
 
-def _models(group: Group, seen: ObservedGroup) -> Iterable[ServedModel]:
+def _models(group: Serving, seen: ObservedGroup) -> Iterable[ServedModel]:
     pods = [observed for observed in seen.pods if not observed.pod.deleting]
     for model in group.config.models:
         states = [state for observed in pods if (state := _state(observed, model.name))]

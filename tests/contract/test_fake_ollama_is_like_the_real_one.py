@@ -480,6 +480,15 @@ async def test_legacy_embeddings_answer_one_vector(server: Server) -> None:
     assert len(answer["embedding"]) == 64
 
 
+async def test_a_decoder_embeds_only_in_the_older_generation(server: Server) -> None:
+    answer = await server.post("/api/embed", {"model": "chat", "input": "the fleet"})
+    if server.version == "0.24.0":
+        assert len(answer.json()["embeddings"][0]) == 64
+    else:
+        text = "This server does not support embeddings. Start it with `--embeddings`"
+        assert (answer.status_code, answer.json()) == (501, {"error": text})
+
+
 async def test_embeddings_of_openai(server: Server) -> None:
     answer = (await server.post("/v1/embeddings", {"model": "embed", "input": "the fleet"})).json()
     assert (answer["object"], answer["model"]) == ("list", "embed")

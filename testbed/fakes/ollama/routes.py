@@ -17,6 +17,7 @@ from testbed.fakes.ollama.scheduler import Refused, Scheduler
 from testbed.fakes.ollama.wire import Native, OpenAI
 
 _DIMENSIONS: Final = 64
+_NO_EMBEDDINGS: Final = "This server does not support embeddings. Start it with `--embeddings`"
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -182,6 +183,8 @@ class Routes:
         async with self._scheduler.runner(model, body.get("options") or {}, requests.keep_alive(body)) as runner:
             if not texts:
                 return {"model": name, "embeddings": []}
+            if not model.embeds and not self._behaviour.version.startswith("0.24."):
+                raise Refused(501, _NO_EMBEDDINGS)
             loaded = time.monotonic()
             async with runner.slots:
                 await asyncio.sleep(self._behaviour.prompt_seconds * len(texts))

@@ -1,0 +1,188 @@
+"""One cluster for all end-to-end tests: real nodes, a real registry with tiny models, the operator from its chart."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import nodes
+from testbed.build import ensure
+from testbed.controlplane import ControlPlane
+from testbed.images import Image, ensure_ollama, ensure_product
+from testbed.models.push import image, into_registry
+from testbed.paths import ROOT, STATE
+from testbed.registry import Registry
+
+_STATE = STATE / "e2e"
+VERSIONS = ("0.24.0", "0.32.3")
+OPERATOR_NAMESPACE = "ollama-fleet"
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The cluster as a test uses it."""
+
+    plane: ControlPlane
+    registry: Registry
+    made: tuple[nodes.Node, ...]
+    product: Image
+
+    def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """kubectl; its output."""
+        command = ["kubectl", "--kubeconfig", str(self.plane.kubeconfig), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=180)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """kubectl with JSON output."""
+        return json.loads(self.run(*arguments, "-o", "json"))
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Server-side apply."""
+        self.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+    def patch(self, kind: str, name: str, namespace: str, body: dict[str, Any]) -> None:
+        """Merge patch."""
+        self.run("patch", kind, name, "-n", namespace, "--type=merge", "-p", json.dumps(body))
+
+    def condition(self, kind: str, name: str, namespace: str, condition: str) -> dict[str, str]:
+        """One condition of an object; empty while it is not there."""
+        found = self.json("get", kind, name, "-n", namespace).get("status", {}).get("conditions", [])
+        return next((entry for entry in found if entry["type"] == condition), {})
+
+    def pods(self, namespace: str) -> list[Any]:
+        """Pods of a namespace that are not on their way out."""
+        found = self.json("get", "pods", "-n", namespace)["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def wait(self, what: str, done: Callable[[], bool], *, seconds: float = 90) -> float:
+        """Poll until ``done``; returns the seconds it took."""
+        started = time.monotonic()
+        while not done():
+            if time.monotonic() - started > seconds:
+                state = self.run("get", "od,mset,pods", "-A", "-o", "wide", check=False)
+                raise AssertionError(f"{what}: not within {seconds:.0f} s\n{state}")
+            time.sleep(0.2)
+        return time.monotonic() - started
+
+    def wait_ready(self, name: str, namespace: str, *, seconds: float = 90) -> float:
+        """Until an OllamaDeployment has seen its newest spec and is Ready with nothing left to do."""
+
+        def done() -> bool:
+            found = self.json("get", "od", name, "-n", namespace)
+            status = found.get("status", {})
+            truth = {entry["type"]: entry["status"] for entry in status.get("conditions", [])}
+            seen = status.get("observedGeneration") == found["metadata"]["generation"]
+            return seen and truth.get("Ready") == "True" and truth.get("Reconciling") == "False"
+
+        return self.wait(f"{name} is Ready", done, seconds=seconds)
+
+    def wait_reason(self, kind: str, name: str, namespace: str, reason: str, *, seconds: float = 60) -> dict[str, str]:
+        """Until the Ready condition gives a reason; the condition."""
+        self.wait(
+            f"{kind}/{name} says {reason}",
+            lambda: self.condition(kind, name, namespace, "Ready").get("reason") == reason,
+            seconds=seconds,
+        )
+        return self.condition(kind, name, namespace, "Ready")
+
+    def address(self, name: str, namespace: str) -> str:
+        """URL of a group's Service by its ClusterIP: there is no DNS in the test bed."""
+        found = self.json("get", "service", name, "-n", namespace)["spec"]["clusterIP"]
+        return f"http://{found}:11434"
+
+
+def model_set(fleet: Fleet, namespace: str, *models: dict[str, Any], name: str = "models") -> dict[str, Any]:
+    """A ModelSet over the test bed's registry."""
+    return {
+        "apiVersion": "ollamafleet.io/v1alpha1",
+        "kind": "ModelSet",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"source": {"registry": fleet.registry.host, "insecure": True}, "models": list(models)},
+    }
+
+
+def deployment(namespace: str, *, name: str = "chat", version: str = "0.32.3", **spec: Any) -> dict[str, Any]:
+    """A small OllamaDeployment on CPU."""
+    return {
+        "apiVersion": "ollamafleet.io/v1alpha1",
+        "kind": "OllamaDeployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "modelSets": [{"name": "models"}],
+            "version": version,
+            "hardware": {"cpu": {"cores": "100m", "memory": "512Mi"}},
+            **spec,
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """The cluster, up for the whole run."""
+    product = ensure_product()
+    images = [product, *(ensure_ollama(version, ensure(f"ollama-{version}")) for version in VERSIONS)]
+    _down()
+    plane = ControlPlane(_STATE, nodes.address(_STATE))
+    plane.up()
+    try:
+        made = nodes.up(plane, count=2)
+        nodes.load(made, images)
+        registry = Registry(plane.processes, _STATE, address=plane.address)
+        registry.up()
+        for model in ("chat", "chat-large", "embed", "qwen"):
+            into_registry(image(model), registry.url, f"library/{model}")
+        found = Fleet(plane, registry, tuple(made), product)
+        install(found)
+        yield found
+    finally:
+        _down()
+
+
+def install(fleet: Fleet) -> None:
+    """Install or upgrade the chart and wait for its operator."""
+    repository, _, tag = fleet.product.name.rpartition(":")
+    command = [
+        *(str(ensure("helm") / "bin" / "helm"), "upgrade", "--install", "ollama-fleet"),
+        *(str(ROOT / "charts" / "ollama-fleet"), "--wait", "--timeout", "3m"),
+        *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--kubeconfig", str(fleet.plane.kubeconfig)),
+        *(f"--set-string=image.repository={repository}", f"--set-string=image.tag={tag}"),
+        "--set-string=ollama.repository=localhost/ollama",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _down() -> None:
+    nodes.down(_STATE)
+    ControlPlane(_STATE).down()
+    shutil.rmtree(_STATE, ignore_errors=True)
+
+
+@pytest.fixture
+def namespace(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own, with restricted Pod Security."""
+    words = "".join(c if c.isalnum() else "-" for c in request.node.name.lower().removeprefix("test_"))
+    name = f"t{next(_numbers)}-{words[:30].strip('-')}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    fleet.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def state_directory() -> Path:
+    """Where the cluster keeps its files."""
+    return _STATE

@@ -1,0 +1,222 @@
+"""What an SRE does to a fleet at night, and that it comes back; each test prints its recovery time."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from testbed.models.push import image, into_registry
+from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+
+pytestmark = pytest.mark.e2e
+
+CHAT = {"name": "chat", "contextLength": 2048}
+
+
+@pytest.fixture
+def chat(fleet: Fleet, namespace: str) -> str:
+    """A namespace with a Ready OllamaDeployment."""
+    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
+    fleet.wait_ready("chat", namespace)
+    return namespace
+
+
+def ready_pods(fleet: Fleet, namespace: str) -> set[str]:
+    return {
+        pod["metadata"]["uid"]
+        for pod in fleet.pods(namespace)
+        for entry in pod["status"].get("conditions", ())
+        if entry["type"] == "Ready" and entry["status"] == "True"
+    }
+
+
+def container(pod: Any, name: str) -> Any:
+    statuses = (*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ()))
+    return next(entry for entry in statuses if entry["name"] == name)
+
+
+def kill_container(fleet: Fleet, namespace: str, name: str) -> None:
+    """SIGKILL to the first process of a container, from the host."""
+    (pod,) = fleet.pods(namespace)
+    wanted = container(pod, name)["containerID"].rpartition("/")[2]
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            mine = wanted in (path / "cgroup").read_text()
+            first = (path / "status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1] == "1"
+        except (OSError, IndexError):
+            continue
+        if mine and first:
+            os.kill(int(path.name), signal.SIGKILL)
+            return
+    raise AssertionError(f"container {name} has no process")
+
+
+def test_a_deleted_pod_comes_back(fleet: Fleet, chat: str) -> None:
+    fleet.run("delete", "pods", "--all", "-n", chat, "--wait=false")
+    fleet.wait("the deployment notices", lambda: not ready_pods(fleet, chat), seconds=30)
+    print(f"pod deleted: ready after {fleet.wait_ready('chat', chat):.1f} s")
+
+
+def test_a_killed_ollama_closes_the_gate_and_is_warmed_again(fleet: Fleet, chat: str) -> None:
+    (before,) = fleet.pods(chat)
+    kill_container(fleet, chat, "ollama")
+    started = time.monotonic()
+    fleet.wait("the pod leaves service", lambda: not ready_pods(fleet, chat), seconds=20)
+    print(f"ollama killed: out of service after {time.monotonic() - started:.1f} s")
+    fleet.wait_ready("chat", chat)
+    print(f"ollama killed: ready after {time.monotonic() - started:.1f} s")
+    (after,) = fleet.pods(chat)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert container(after, "ollama")["restartCount"] == 1
+    assert container(after, "sidecar")["restartCount"] == 0
+
+
+def test_a_killed_sidecar_comes_back_without_restarting_ollama(fleet: Fleet, chat: str) -> None:
+    kill_container(fleet, chat, "sidecar")
+    fleet.wait("the sidecar restarted", lambda: container(fleet.pods(chat)[0], "sidecar")["restartCount"] == 1)
+    print(f"sidecar killed: ready after {fleet.wait_ready('chat', chat):.1f} s")
+    assert container(fleet.pods(chat)[0], "ollama")["restartCount"] == 0
+
+
+def test_ollama_stop_in_the_pod_takes_it_out_of_service_until_the_model_is_back(fleet: Fleet, chat: str) -> None:
+    (pod,) = fleet.pods(chat)
+    sequence = json.loads(_state(fleet, chat, pod))["sequence"]
+    fleet.run("exec", "-n", chat, pod["metadata"]["name"], "-c", "ollama", "--", "ollama", "stop", "chat")
+    fleet.wait("the sidecar notices", lambda: json.loads(_state(fleet, chat, pod))["sequence"] > sequence, seconds=15)
+    fleet.wait_ready("chat", chat)
+    logs = fleet.run("logs", "-n", chat, pod["metadata"]["name"], "-c", "sidecar")
+    assert "model left the memory" in logs
+    assert logs.count("model is warm") == 2
+
+
+def test_a_killed_operator_leaves_serving_pods_alone_and_finishes_a_rollout(fleet: Fleet, chat: str) -> None:
+    url = fleet.address("chat-g0", chat)
+    fleet.patch("od", "chat", chat, {"spec": {"tuning": {"numParallel": 2}}})
+    fleet.run("delete", "pods", "--all", "-n", OPERATOR_NAMESPACE, "--force", "--grace-period=0", "--wait=false")
+    body = {"model": "chat", "prompt": "hello", "stream": False, "options": {"num_predict": 2}}
+    started = time.monotonic()
+    while time.monotonic() - started < 5:
+        assert httpx.post(f"{url}/api/generate", json=body, timeout=10).status_code == 200
+        time.sleep(0.1)
+    print(f"operator killed in a rollout: done after {5 + fleet.wait_ready('chat', chat, seconds=120):.1f} s")
+    effective = fleet.json("get", "od", "chat", "-n", chat)["status"]["effective"]
+    assert {"name": "OLLAMA_NUM_PARALLEL", "value": "2"}.items() <= next(
+        value for value in effective if value["name"] == "OLLAMA_NUM_PARALLEL"
+    ).items()
+
+
+def test_a_rollout_never_has_fewer_ready_pods_than_before(fleet: Fleet, chat: str) -> None:
+    fleet.patch("od", "chat", chat, {"spec": {"replicas": 2}})
+    fleet.wait_ready("chat", chat)
+    old = ready_pods(fleet, chat)
+    assert len(old) == 2
+    fleet.patch("od", "chat", chat, {"spec": {"tuning": {"maxQueue": 100}}})
+    least = 2
+    deadline = time.monotonic() + 90
+    while ready_pods(fleet, chat) & old and time.monotonic() < deadline:
+        least = min(least, len(ready_pods(fleet, chat)))
+    fleet.wait_ready("chat", chat)
+    assert not ready_pods(fleet, chat) & old
+    assert least == 2
+
+
+def test_a_registry_that_is_away_is_waited_for(fleet: Fleet, namespace: str) -> None:
+    fleet.registry.down()
+    try:
+        fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
+        condition = fleet.wait_reason("mset", "models", namespace, "RegistryUnreachable")
+        assert condition["status"] == "False"
+        assert fleet.condition("mset", "models", namespace, "Stalled")["status"] == "False"
+    finally:
+        fleet.registry.up()
+    print(f"registry back: ready after {fleet.wait_ready('chat', namespace, seconds=150):.1f} s")
+
+
+BAD_EDITS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("modelSets", {"modelSets": [{"name": "nope"}]}, "ModelSetMissing", "ModelSet nope does not exist"),
+    ("version-old", {"version": "0.11.0"}, "UnsupportedVersion", "spec.version 0.11.0 is older than 0.20.3"),
+    ("version-missing", {"version": "0.99.0"}, "ImagePullFailed", "localhost/ollama:0.99.0"),
+    ("image", {"image": "localhost/nothing:1"}, "ImagePullFailed", "localhost/nothing:1"),
+    (
+        "variable",
+        {"tuning": {"extraEnv": [{"name": "OLLAMA_NUM_GPU", "value": "1"}]}},
+        "UnknownVariable",
+        "OLLAMA_NUM_GPU",
+    ),
+    ("nodeSelector", {"placement": {"nodeSelector": {"no": "such"}}}, "Unschedulable", "node"),
+    ("affinity", {"placement": {"affinity": {"nodeAfinity": {}}}}, "InvalidSpec", "nodeAfinity"),
+    ("priority", {"placement": {"priorityClassName": "nope"}}, "InvalidSpec", "nope"),
+]
+
+
+@pytest.mark.parametrize(("edit", "reason", "words"), [edit[1:] for edit in BAD_EDITS], ids=[e[0] for e in BAD_EDITS])
+def test_a_bad_edit_is_named_and_takes_nothing_down(
+    fleet: Fleet, chat: str, edit: dict[str, Any], reason: str, words: str
+) -> None:
+    serving = ready_pods(fleet, chat)
+    fleet.patch("od", "chat", chat, {"spec": edit})
+    condition = fleet.wait_reason("od", "chat", chat, reason)
+    assert words in condition["message"]
+    assert fleet.condition("od", "chat", chat, "Stalled")["status"] == "True"
+    assert serving <= ready_pods(fleet, chat)
+    undo: dict[str, Any] = dict.fromkeys(edit) | {"version": "0.32.3", "modelSets": [{"name": "models"}]}
+    fleet.patch("od", "chat", chat, {"spec": undo})
+    fleet.wait_ready("chat", chat)
+    assert serving <= ready_pods(fleet, chat)
+
+
+def test_an_unknown_model_stalls_until_it_appears_in_the_registry(fleet: Fleet, namespace: str) -> None:
+    fleet.apply(model_set(fleet, namespace, {"name": "chat", "model": f"late-{namespace}"}), deployment(namespace))
+    assert "404" in fleet.wait_reason("mset", "models", namespace, "ModelNotFound")["message"]
+    assert fleet.wait_reason("od", "chat", namespace, "ModelNotFound")
+    into_registry(image("chat"), fleet.registry.url, f"library/late-{namespace}")
+    print(f"model appeared: ready after {fleet.wait_ready('chat', namespace, seconds=150):.1f} s")
+
+
+def test_a_wrong_digest_is_refused(fleet: Fleet, namespace: str) -> None:
+    wrong = "sha256:" + "0" * 64
+    fleet.apply(model_set(fleet, namespace, {**CHAT, "digest": wrong}), deployment(namespace))
+    fleet.wait(
+        "the digest is refused",
+        lambda: (
+            fleet.condition("mset", "models", namespace, "Ready").get("reason") in {"ModelNotFound", "DigestMismatch"}
+        ),
+    )
+    assert fleet.condition("mset", "models", namespace, "Stalled")["status"] == "True"
+
+
+def test_quota_is_named(fleet: Fleet, namespace: str) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    fleet.apply(quota, model_set(fleet, namespace, CHAT), deployment(namespace))
+    assert "exceeded quota" in fleet.wait_reason("od", "chat", namespace, "QuotaExceeded")["message"]
+    fleet.run("delete", "resourcequota", "none", "-n", namespace)
+    fleet.wait_ready("chat", namespace, seconds=120)
+
+
+def test_a_stopped_node_gives_its_pods_to_the_other(fleet: Fleet, chat: str) -> None:
+    (pod,) = fleet.pods(chat)
+    node = pod["spec"]["nodeName"]
+    fleet.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
+    try:
+        print(f"node drained: ready after {fleet.wait_ready('chat', chat):.1f} s")
+        assert {pod["spec"]["nodeName"] for pod in fleet.pods(chat)} != {node}
+    finally:
+        fleet.run("uncordon", node)
+
+
+def _state(fleet: Fleet, namespace: str, pod: Any) -> str:
+    return fleet.run(
+        "get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:11435/proxy/fleet/v1/state"
+    )

@@ -1,0 +1,111 @@
+"""What the operator does to the API server: only what it was given the right to, and nothing when nothing changes."""
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+
+pytestmark = pytest.mark.e2e
+
+USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:ollama-fleet"
+WRITES = {"create", "update", "patch", "delete"}
+
+# Granted and not seen in these tests, with the reason.
+UNSEEN = {
+    ("update", "ollamadeployments/finalizers"): "asked by OwnerReferencesPermissionEnforcement where it is on",
+    ("get", "ollamadeployments"): "kopf reads one object after a 404 of its watch",
+    ("get", "modelsets"): "as above",
+    ("get", "nodevramreports"): "the node agent's reports",
+    ("list", "nodevramreports"): "the node agent's reports",
+    ("watch", "nodevramreports"): "the node agent's reports",
+}
+
+
+def audit(fleet: Fleet, *, since: float = 0.0) -> list[Any]:
+    """Requests of the operator in the API server's audit log, after a position in bytes."""
+    with fleet.plane.audit_log.open() as handle:
+        handle.seek(int(since))
+        entries = [json.loads(line) for line in handle if line.endswith("\n")]
+    return [entry for entry in entries if entry["user"]["username"] == USER]
+
+
+def what(entry: Any) -> tuple[str, str]:
+    reference = entry["objectRef"]
+    sub = reference.get("subresource")
+    return entry["verb"], reference["resource"] + (f"/{sub}" if sub else "")
+
+
+def granted(fleet: Fleet) -> set[tuple[str, str]]:
+    roles = [
+        fleet.json("get", "clusterrole", "ollama-fleet"),
+        fleet.json("get", "role", "ollama-fleet-lease", "-n", OPERATOR_NAMESPACE),
+    ]
+    return {
+        (verb, resource)
+        for role in roles
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_a_converged_fleet_makes_no_requests_besides_the_lease(fleet: Fleet, namespace: str) -> None:
+    fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
+    fleet.wait_ready("chat", namespace)
+    time.sleep(5)
+    start = fleet.plane.audit_log.stat().st_size
+    time.sleep(30)
+    seen = Counter(what(entry) for entry in audit(fleet, since=start))
+    others = {key: count for key, count in seen.items() if key[1] != "leases" and key[0] not in {"watch", "list"}}
+    print(f"30 idle seconds: {dict(seen)}")
+    assert others == {}
+
+
+def test_the_cost_of_create_and_change_in_requests(fleet: Fleet, namespace: str) -> None:
+    start = fleet.plane.audit_log.stat().st_size
+    fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
+    fleet.wait_ready("chat", namespace)
+    mine = [e for e in audit(fleet, since=start) if e["objectRef"].get("namespace") == namespace]
+    created = Counter(what(entry) for entry in mine)
+    print(f"create: {dict(created)}")
+    # Five children are looked for once (a name could be taken) and applied once.
+    for resource in ("configmaps", "services", "poddisruptionbudgets", "networkpolicies", "deployments"):
+        assert created["get", resource] == 1
+        assert created["patch", resource] == 1
+    assert created["patch", "modelsets/status"] <= 2
+    assert created["patch", "ollamadeployments/status"] <= 12
+
+    start = fleet.plane.audit_log.stat().st_size
+    fleet.patch("od", "chat", namespace, {"spec": {"replicas": 2}})
+    fleet.wait_ready("chat", namespace)
+    changed = Counter(what(e) for e in audit(fleet, since=start) if e["objectRef"].get("namespace") == namespace)
+    print(f"scale to 2: {dict(changed)}")
+    assert changed["patch", "deployments"] == 1
+    assert not [key for key in changed if key[0] == "get"]
+    assert not {key[1] for key in changed if key[0] == "patch"} & {"configmaps", "services", "networkpolicies"}
+
+
+def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str) -> None:
+    fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
+    fleet.wait_ready("chat", namespace)
+    entries = audit(fleet)
+    refused = [what(entry) for entry in entries if entry["responseStatus"].get("code") == 403]
+    assert refused == []
+    # A server-side apply of something new is a patch that needs the right to create.
+    used = {what(entry) for entry in entries if "objectRef" in entry}
+    used |= {("create", resource) for verb, resource in used if verb == "patch" and "/" not in resource}
+    rights = granted(fleet)
+    assert used & rights
+    print("granted and not used:", sorted(rights - used - UNSEEN.keys()))
+
+
+def test_the_operator_runs_under_restricted_pod_security(fleet: Fleet) -> None:
+    answer = fleet.run(
+        *("label", "namespace", OPERATOR_NAMESPACE, "--dry-run=server", "--overwrite"),
+        "pod-security.kubernetes.io/enforce=restricted",
+    )
+    assert "Warning" not in answer

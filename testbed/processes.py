@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 _POLL_SECONDS: Final = 0.05
+_MARK: Final = "OLLAMA_FLEET_TESTBED"
+"""Environment variable of every program: names its state directory, and tells ours from others before the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Processes:
 
     def __init__(self, state: Path) -> None:
         """Records stand in ``state/processes``, output in ``state/logs``."""
+        self._state = state
         self._records = state / "processes"
         self._logs = state / "logs"
 
@@ -55,7 +58,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **(env or {}), _MARK: str(self._state)},
                 cwd=cwd,
                 start_new_session=True,
             )
@@ -89,14 +92,35 @@ class Processes:
             _end(process, signal.SIGTERM, grace=grace)
             (self._records / f"{name}.json").unlink(missing_ok=True)
 
-    def stop_all(self) -> None:
+    def stop_all(self, *, grace: float = 10) -> None:
         """Stop everything, the youngest first: what was started on top goes first."""
         for process in reversed(list(self.all())):
-            self.stop(process.name)
+            self.stop(process.name, grace=grace)
+        for process in self._unrecorded():
+            _end(process, signal.SIGKILL, grace=grace)
 
     def log(self, name: str) -> Path:
         """Where a program's output goes."""
         return self._logs / f"{name}.log"
+
+    def _unrecorded(self) -> Iterator[Process]:
+        """What was started by one who was killed before the record stood."""
+        mark = f"{_MARK}={self._state}".encode()
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                marked = mark in (directory / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            started = _start_time(int(directory.name)) if marked else None
+            if started is not None:
+                yield Process(directory.name, int(directory.name), started)
+
+
+def this_process() -> Process:
+    """The record of the Python process that asks."""
+    started = _start_time(os.getpid())
+    assert started is not None
+    return Process("python", os.getpid(), started)
 
 
 _children: dict[int, subprocess.Popen[bytes]] = {}

@@ -1,0 +1,65 @@
+"""pytest fixtures of the test bed's levels. Each is made once per run, when the first test asks for it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from testbed import crds
+from testbed.controlplane import ControlPlane
+from testbed.kwok import SimulatedNodes
+from testbed.state import claimed
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingCluster:
+    """A cluster that somebody else runs: reached, but never stopped, restarted or read from inside."""
+
+    kubeconfig: Path
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Tests that need more than an API server cannot run on it."""
+        pytest.skip(f"{name}: needs a control plane of the test bed's own")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let people test against a cluster that they have."""
+    parser.addoption(
+        "--use-existing",
+        action="store_true",
+        help="run the cluster tests against the cluster of $KUBECONFIG; the CRDs must be installed there",
+    )
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane | ExistingCluster]:
+    """A control plane with the product's CRDs: ``kubeconfig``, ``url``, ``processes``, ``audit_log``."""
+    if request.config.getoption("--use-existing"):
+        yield ExistingCluster(_existing_kubeconfig())
+        return
+    with claimed("pytest") as state:
+        plane = ControlPlane(state)
+        plane.up()
+        crds.install(plane)
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def kwok_cluster(control_plane: ControlPlane | ExistingCluster) -> Iterator[SimulatedNodes]:
+    """The control plane with kwok beside it; tests add the nodes they want."""
+    if isinstance(control_plane, ExistingCluster):
+        pytest.skip("simulated nodes: not on a cluster of somebody else's")
+    simulated = SimulatedNodes(control_plane)
+    simulated.up()
+    yield simulated
+    simulated.down()
+
+
+def _existing_kubeconfig() -> Path:
+    path = Path(os.environ.get("KUBECONFIG", ""))
+    if not path.is_file():
+        raise pytest.UsageError("--use-existing needs KUBECONFIG to name a file")
+    return path

@@ -1,0 +1,42 @@
+"""``python -m benchmarks NAME [--quick] [--json FILE]``."""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+from benchmarks.report import Report, machine
+
+_NAMES: Final = {
+    "pull": "a model's download: the puller against `ollama pull`, from the same registry",
+    "relay": "a request and a streamed chunk through the sidecar against Ollama's fake directly",
+}
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure, with the baseline in the same run.",
+        epilog="\n".join(f"  {name:<10} {text}" for name, text in _NAMES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=[*_NAMES, "all"])
+    parser.add_argument("--quick", action="store_true", help="less work, at most 45 s")
+    parser.add_argument("--json", type=Path, help="also write the figures to a file")
+    options = parser.parse_args()
+    chosen = list(_NAMES) if options.name == "all" else [options.name]
+    written = {"machine": machine()}
+    for name in chosen:
+        report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        print(report.table())
+        written[name] = report.figures
+    if options.json:
+        options.json.write_text(json.dumps(written, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -140,7 +140,7 @@ class ControlPlane:
             "initial-cluster": f"default={peer}",
             "log-level": "warn",
         }
-        self._start(binaries, "etcd", arguments, "--unsafe-no-fsync")
+        self._start(binaries, "etcd", arguments, "--unsafe-no-fsync", endpoint=client)
 
     def _start_api_server(self, binaries: Path) -> None:
         ports, pki = self._ports(), self.certificates
@@ -166,7 +166,7 @@ class ControlPlane:
             "audit-policy-file": str(self.state / "audit-policy.yaml"),
             "audit-log-path": str(self.audit_log),
         }
-        self._start(binaries, "kube-apiserver", arguments, "--allow-privileged=true")
+        self._start(binaries, "kube-apiserver", arguments, "--allow-privileged=true", endpoint=self.url)
 
     def _start_manager(self, binaries: Path) -> None:
         arguments = {
@@ -194,8 +194,9 @@ class ControlPlane:
             "leader-elect": "false",
         }
 
-    def _start(self, binaries: Path, name: str, arguments: dict[str, str], *flags: str) -> None:
-        self.processes.start(name, [binaries / name, *(f"--{key}={value}" for key, value in arguments.items()), *flags])
+    def _start(self, binaries: Path, name: str, arguments: dict[str, str], *flags: str, endpoint: str = "") -> None:
+        command: list[str | Path] = [binaries / name, *(f"--{key}={value}" for key, value in arguments.items()), *flags]
+        self.processes.start(name, command, endpoint=endpoint)
 
 
 def write_kubeconfig(path: Path, *, server: str, ca: Path, user: dict[str, Any]) -> None:

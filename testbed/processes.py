@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +28,20 @@ class Process:
     pid: int
     started: int
     """Clock ticks after boot, from ``/proc/PID/stat``."""
+    endpoint: str = ""
+    """Where it answers, for people."""
 
     @property
     def alive(self) -> bool:
         """Whether this very process still runs."""
         return _start_time(self.pid) == self.started
+
+    @property
+    def since(self) -> datetime:
+        """When it was started, in local time."""
+        lines = Path("/proc/stat").read_text().splitlines()
+        boot = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+        return datetime.fromtimestamp(boot + self.started / os.sysconf("SC_CLK_TCK")).astimezone()
 
 
 class Processes:
@@ -44,7 +54,13 @@ class Processes:
         self._logs = state / "logs"
 
     def start(
-        self, name: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        endpoint: str = "",
     ) -> Process:
         """Start a program in a session of its own; it survives this process. Replaces a record of a dead one."""
         known = self.get(name)
@@ -62,7 +78,7 @@ class Processes:
                 cwd=cwd,
                 start_new_session=True,
             )
-        process = Process(name, child.pid, _start_time(child.pid) or 0)
+        process = Process(name, child.pid, _start_time(child.pid) or 0, endpoint)
         (self._records / f"{name}.json").write_text(json.dumps(asdict(process)))
         _children[child.pid] = child
         return process

@@ -49,7 +49,8 @@ class Registry:
             "http": {"addr": self.host},
         }
         (self._state / "config.yaml").write_text(yaml.safe_dump(config))
-        self._processes.start(_NAME, [ensure("registry") / "bin" / "registry", "serve", self._state / "config.yaml"])
+        command: list[str | Path] = [ensure("registry") / "bin" / "registry", "serve", self._state / "config.yaml"]
+        self._processes.start(_NAME, command, endpoint=self.url)
         deadline = time.monotonic() + _READY_SECONDS
         while not self._answers():
             if time.monotonic() > deadline:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from testbed import mounts, nodes
-from testbed.controlplane import ControlPlane
+from testbed.nodes.node import nodes_state
 from testbed.paths import STATE
-from testbed.processes import Process, this_process
+from testbed.processes import Process, Processes, this_process
 
 _OWNER: Final = "owner.json"
 
@@ -21,10 +21,16 @@ def test_beds() -> list[Path]:
     return sorted(path for path in STATE.glob("*") if path.is_dir())
 
 
+def processes(state: Path) -> list[Processes]:
+    """The records of a test bed: of the control plane with what stands beside it, and of its nodes."""
+    return [Processes(state), Processes(nodes_state(state))]
+
+
 def remove(state: Path) -> None:
     """Stop everything of a test bed, running or crashed, and delete its directory. May be repeated."""
     nodes.down(state)
-    ControlPlane(state).down()
+    for records in processes(state):
+        records.stop_all(grace=1)
     mounts.remove_tree(state)
 
 

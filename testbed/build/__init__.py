@@ -1,6 +1,6 @@
 """Programs that no package registry ships ready-made, compiled once and cached by the content of their inputs."""
 
-from testbed.build.cache import ensure, prefix
+from testbed.build.cache import ensure, prefix, seconds_to_build
 from testbed.build.recipes import KUBERNETES, RECIPES
 
-__all__ = ["KUBERNETES", "RECIPES", "ensure", "prefix"]
+__all__ = ["KUBERNETES", "RECIPES", "ensure", "prefix", "seconds_to_build"]

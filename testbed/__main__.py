@@ -1,0 +1,157 @@
+"""``python -m testbed``: build, start, look at and remove test beds."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from testbed import crds, nodes
+from testbed.build import KUBERNETES, RECIPES, ensure, seconds_to_build
+from testbed.controlplane import ControlPlane
+from testbed.images import ensure_base, ensure_ollama, ensure_product
+from testbed.kwok import SimulatedNodes
+from testbed.ollama_process import VERSIONS
+from testbed.paths import STATE
+from testbed.processes import Process
+from testbed.registry import Registry
+from testbed.say import say, step
+from testbed.state import processes, remove, test_beds
+
+_DEFAULT: Final = "default"
+_LEVELS: Final = ("control-plane", "kwok", "nodes")
+_TESTS_NEED: Final = (f"kubernetes-{KUBERNETES}", "registry", "helm", "kwok", *(f"ollama-{one}" for one in VERSIONS))
+
+
+def main() -> int:
+    """The exit code."""
+    options = _parser().parse_args()
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _build(options: argparse.Namespace) -> int:
+    for name in options.names:
+        print(ensure(name))
+    return 0
+
+
+def _prepare(_: argparse.Namespace) -> int:
+    """All that the tests need; on a second run it only looks."""
+    for name in _TESTS_NEED:
+        ensure(name)
+    with step("images"):
+        ensure_base()
+        ensure_product()
+        for version in VERSIONS:
+            ensure_ollama(version, ensure(f"ollama-{version}"))
+    _table(("PROGRAM", "SECONDS TO BUILD"), [(name, f"{seconds_to_build(name):.0f}") for name in _TESTS_NEED])
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    state = STATE / options.id
+    real = options.level == "nodes"
+    with step("control plane"):
+        address = nodes.address(state) if real else "127.0.0.1"
+        plane = ControlPlane(state, address, minor=options.kubernetes)
+        plane.up()
+        crds.install(plane)
+    if options.registry:
+        with step("registry"):
+            Registry(plane.processes, state, address=address).up()
+    if real:
+        with step(f"{options.nodes} real node(s)"):
+            nodes.up(plane, count=options.nodes)
+    if options.level == "kwok":
+        with step(f"{options.nodes} simulated node(s)"):
+            _simulate(plane, options.nodes)
+    print(f"export KUBECONFIG={plane.kubeconfig}")
+    return 0
+
+
+def _simulate(plane: ControlPlane, count: int) -> None:
+    simulated = SimulatedNodes(plane)
+    simulated.up()
+    for number in range(count):
+        simulated.add(f"simulated-{number}", number=number)
+
+
+def _down(options: argparse.Namespace) -> int:
+    for state in test_beds() if options.all else [STATE / options.id]:
+        if state.is_dir():
+            with step(f"removing {state.name}"):
+                remove(state)
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    rows = [_row(state.name, process) for state in test_beds() for one in processes(state) for process in one.all()]
+    _table(("TEST BED", "COMPONENT", "PID", "STATE", "SINCE", "ENDPOINT"), rows)
+    return 0
+
+
+def _row(test_bed: str, process: Process) -> tuple[str, ...]:
+    state, since = ("running", f"{process.since:%F %T}") if process.alive else ("dead", "-")
+    return test_bed, process.name, str(process.pid), state, since, process.endpoint
+
+
+def _logs(options: argparse.Namespace) -> int:
+    records = processes(STATE / options.id)
+    for path in (one.log(options.name) for one in records):
+        if path.exists():
+            with path.open(errors="replace") as log:
+                shutil.copyfileobj(log, sys.stdout)
+            return 0
+    say(f"no log of {options.name}; {options.id} has: {' '.join(p.name for one in records for p in one.all())}")
+    return 1
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m testbed", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    build = commands.add_parser("build", help="compile programs that are not cached; prints their directories")
+    build.add_argument("names", nargs="+", choices=sorted(RECIPES), metavar="NAME", help=", ".join(sorted(RECIPES)))
+    build.set_defaults(run=_build)
+
+    prepare = commands.add_parser("prepare", help="compile and make everything that the tests need")
+    prepare.set_defaults(run=_prepare)
+
+    up = _with_id(commands.add_parser("up", help="start a test bed, or what does not run of it"))
+    up.add_argument("--level", choices=_LEVELS, default=_LEVELS[0], help="how much of it (default: %(default)s)")
+    up.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the levels kwok and nodes (default: 1)")
+    up.add_argument("--kubernetes", choices=_minors(), default=KUBERNETES, help="minor (default: %(default)s)")
+    up.add_argument("--registry", action="store_true", help="also a registry")
+    up.set_defaults(run=_up)
+
+    down = _with_id(commands.add_parser("down", help="stop and delete a test bed, running or crashed"))
+    down.add_argument("--all", action="store_true", help="every test bed of this machine")
+    down.set_defaults(run=_down)
+
+    status = commands.add_parser("status", help="list the processes of all test beds")
+    status.set_defaults(run=_status)
+
+    logs = _with_id(commands.add_parser("logs", help="print what a component wrote"))
+    logs.add_argument("name", help="as in the status")
+    logs.set_defaults(run=_logs)
+    return parser
+
+
+def _with_id(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--id", default=_DEFAULT, metavar="NAME", help="which test bed (default: %(default)s)")
+    return parser
+
+
+def _minors() -> list[str]:
+    return [name.removeprefix("kubernetes-") for name in sorted(RECIPES) if name.startswith("kubernetes-")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -59,7 +59,9 @@ def test_a_converged_fleet_makes_no_requests_besides_the_lease(fleet: Fleet, nam
     time.sleep(5)
     start = fleet.plane.audit_log.stat().st_size
     time.sleep(30)
-    seen = Counter(what(entry) for entry in audit(fleet, since=start))
+    # Other tests' namespaces are still being deleted.
+    mine = [e for e in audit(fleet, since=start) if e["objectRef"].get("namespace") in {namespace, OPERATOR_NAMESPACE}]
+    seen = Counter(what(entry) for entry in mine)
     others = {key: count for key, count in seen.items() if key[1] != "leases" and key[0] not in {"watch", "list"}}
     print(f"30 idle seconds: {dict(seen)}")
     assert others == {}
@@ -93,14 +95,18 @@ def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str) -> Non
     fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     entries = audit(fleet)
-    refused = [what(entry) for entry in entries if entry["responseStatus"].get("code") == 403]
+    refused = [
+        what(entry)
+        for entry in entries
+        if entry["responseStatus"].get("code") == 403
+        and "being terminated" not in entry["responseStatus"].get("message", "")
+    ]
     assert refused == []
     # A server-side apply of something new is a patch that needs the right to create.
     used = {what(entry) for entry in entries if "objectRef" in entry}
     used |= {("create", resource) for verb, resource in used if verb == "patch" and "/" not in resource}
     rights = granted(fleet)
-    assert used & rights
-    print("granted and not used:", sorted(rights - used - UNSEEN.keys()))
+    assert rights - used - UNSEEN.keys() == set()
 
 
 def test_the_operator_runs_under_restricted_pod_security(fleet: Fleet) -> None:

@@ -156,7 +156,7 @@ async def test_refusals_have_the_shape_of_the_dialect(
 
 
 async def test_a_draining_pod_turns_new_requests_away(bench: Bench) -> None:
-    bench.board.draining = True
+    bench.board.closed = True
     answer = await bench.send("/api/chat", {"model": "chat"})
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"x-ollama-fleet-busy: 1" in answer

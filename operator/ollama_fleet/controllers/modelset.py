@@ -6,7 +6,7 @@ on the schedule of the update policy.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from ollama_fleet.kube.events import EventRecorder
 from ollama_fleet.kube.informer import Informer
 from ollama_fleet.kube.queue import Key
 
-_RETRY_SECONDS = 60.0
+_RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 60.0)
+"""A registry that is away, or a model that is not there yet: asked again soon at first, then once a minute."""
 _AT_ONCE = 8
 
 _SOMEBODY_MUST_ACT = frozenset(
@@ -55,11 +56,13 @@ class ModelSetController:
     resolver: Resolver
     events: EventRecorder
     now: Callable[[], datetime]
+    _failures: dict[Key, int] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
         """Look up what is not known yet and write the status if it changed; seconds until it is worth another look."""
         live = self.model_sets.get(key.namespace, key.name)
         if live is None or "deletionTimestamp" in live["metadata"]:
+            self._failures.pop(key, None)
             return None
         previous = ModelSetStatus.model_validate(live.get("status", {}))
         try:
@@ -70,7 +73,15 @@ class ModelSetController:
         resolved = await self._resolve_all(key.namespace, spec, previous)
         verdict = judge(resolved)
         await self._write(live, previous, resolved, verdict)
-        return None if isinstance(verdict, Done) else _RETRY_SECONDS
+        return self._next_look(key, verdict)
+
+    def _next_look(self, key: Key, verdict: Verdict) -> float | None:
+        if isinstance(verdict, Done):
+            self._failures.pop(key, None)
+            return None
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        return _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
 
     async def _resolve_all(self, namespace: str, spec: ModelSetSpec, previous: ModelSetStatus) -> list[ResolvedModel]:
         known = {model.name: model for model in previous.models}

@@ -4,8 +4,9 @@ Level-triggered: everything is decided from the caches and the pods' own answers
 is safe to repeat, and a converged deployment makes no request at all.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -37,7 +38,11 @@ Object = Mapping[str, Any]
 
 _LOOK_AGAIN_SECONDS: Final = 1.0
 """Pulls and loads are followed by asking the pods, which send no events."""
+_STATUS_SECONDS: Final = 2.0
+"""Between two writes of a status whose conditions say the same: counts and bytes may be that old."""
 _STUCK_SECONDS: Final = 30.0
+_TERMINATING: Final = "because it is being terminated"
+"""How the API server refuses new objects in a namespace that is being deleted."""
 """What somebody else must mend outside the objects we watch (a registry, a quota)."""
 
 
@@ -53,6 +58,9 @@ class OllamaDeploymentController:
     events: EventRecorder
     policy: ImagePolicy
     now: Callable[[], datetime]
+    clock: Callable[[], float] = time.monotonic
+    _written: dict[str, float] = field(default_factory=dict)
+    """By uid of the OllamaDeployment: when its status was last written."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass over one OllamaDeployment; seconds after which it wants another look, or None."""
@@ -85,8 +93,20 @@ class OllamaDeploymentController:
             generation=live["metadata"]["generation"],
             now=self.now(),
         )
+        if self._too_soon(live, previous, wanted):
+            return _LOOK_AGAIN_SECONDS
         await self._write(live, previous, wanted, verdict)
         return _next_look(verdict, groups)
+
+    def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
+        """Whether a change is only one of counts and can wait: a rollout would write several times a second."""
+        if status.conclusion(previous) != status.conclusion(wanted):
+            return False
+        return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an OllamaDeployment that is gone."""
+        self._written.pop(uid, None)
 
     def _request(self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig]) -> PlanRequest:
         metadata = live["metadata"]
@@ -129,6 +149,9 @@ class OllamaDeploymentController:
             field, message = refused.causes[0] if refused.causes else ("", str(refused))
             return Stuck(Reason.INVALID_SPEC, f"The API server refuses {wish['kind']} {field}: {message}")
         except errors.Forbidden as refused:
+            if _TERMINATING in str(refused):
+                # The namespace is being deleted and took the children first; the OllamaDeployment follows.
+                return Stuck(Reason.INVALID_SPEC, "The namespace is being deleted")
             return Stuck(verdicts.failure_reason(str(refused)), str(refused))
         await self.children.prune(known, keep=wishes)
         return None
@@ -143,6 +166,7 @@ class OllamaDeploymentController:
         if wanted == previous:
             return
         metadata = live["metadata"]
+        self._written[metadata["uid"]] = self.clock()
         await self.client.apply_status(
             kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], wanted.to_wire(), uid=metadata["uid"]
         )

@@ -144,6 +144,12 @@ def _endpoint(owner: Owner, group: str) -> str:
     return f"http://{child_name(owner, group)}.{owner.namespace}.svc:{names.PORT_DATA}"
 
 
+def conclusion(status: OllamaDeploymentStatus) -> tuple[object, ...]:
+    """What people and tools act on: the generation seen, and status and reason of each condition."""
+    conditions = tuple((condition.type, condition.status, condition.reason) for condition in status.conditions)
+    return (status.observed_generation, conditions)
+
+
 def reason_of(status: OllamaDeploymentStatus) -> str:
     """The reason that the last written status gave, empty for none."""
     return next((condition.reason for condition in status.conditions), "")

@@ -26,8 +26,10 @@ from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
+from ollama_fleet.kube.informer import Handler
 from ollama_fleet.kube.leader import REQUEST_TIMEOUT, LeaderThread
 from ollama_fleet.kube.queue import Key, Priority, WorkQueue
+from ollama_fleet.kube.transport import Json
 from ollama_fleet.kube.workers import Reconcile, run_workers, stuck
 from ollama_fleet.planning.request import ImagePolicy
 from ollama_fleet.telemetry import logs
@@ -216,7 +218,6 @@ class Operator:
             return datetime.now(UTC)
 
         observer, children = Observer(caches, PodServers()), Children(client)
-        forget_the_gone(caches, observer, children)
         deployments = OllamaDeploymentController(
             client=client,
             caches=caches,
@@ -227,6 +228,7 @@ class Operator:
             policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
             now=now,
         )
+        forget_the_gone(caches, observer, children, deployments)
         model_sets = ModelSetController(
             client=client, model_sets=caches.model_sets, resolver=RegistryResolver(client), events=events, now=now
         )
@@ -241,8 +243,19 @@ class Operator:
         return reconcile
 
 
-def forget_the_gone(caches: Caches, observer: Observer, children: Children) -> None:
+def forget_the_gone(
+    caches: Caches, observer: Observer, children: Children, deployments: OllamaDeploymentController
+) -> None:
     """Free what is remembered of objects when they disappear."""
-    caches.pods.add_handler(lambda old, new: observer.forget(old["metadata"]["uid"]) if old and not new else None)
+
+    def gone(forget: Callable[[str], None]) -> Handler:
+        def handler(old: Json | None, new: Json | None) -> None:
+            if old is not None and new is None:
+                forget(old["metadata"]["uid"])
+
+        return handler
+
+    caches.pods.add_handler(gone(observer.forget))
+    caches.ollama_deployments.add_handler(gone(deployments.forget))
     for informer in caches.children():
-        informer.add_handler(lambda old, new: children.forget(old["metadata"]["uid"]) if old and not new else None)
+        informer.add_handler(gone(children.forget))

@@ -21,6 +21,9 @@ _LIVENESS_SECONDS: Final = 4.0
 _QUIET_SECONDS: Final = 0.05
 """Changes within this time become one line."""
 _HEARTBEAT_SECONDS: Final = 2.0
+LINGER_SECONDS: Final = 5.0
+"""How long new requests are still served after the drain began: endpoints of a Service follow within about a second,
+and on large clusters within a few."""
 
 
 class Admin:
@@ -78,14 +81,23 @@ class Admin:
         await _text(exchange, HTTPStatus.OK, "ok")
 
     async def _drain(self, exchange: Exchange) -> None:
-        """Take no more models' requests and answer when the last one ended, or the drain time is over.
+        """Answer when the last request ended, or the drain time is over.
 
-        The kubelet calls this before it stops Ollama, also when it kills a hung one: then there is nothing to wait for.
+        The kubelet calls this before it stops Ollama. Services and gateways hear at the same time that the pod goes,
+        so requests still arrive for a moment and are served; a pod that was not in service need not wait for them. The
+        kubelet also calls it when it restarts a hung Ollama: then there is nothing to wait for.
         """
+        in_service = self._board.ready
         self._board.draining = True
         self._board.touch()
-        limit = self._clock() + (self._board.config.drain_seconds if self._board.config else 0)
-        while self._door.open and self._clock() < limit and await self._alive():
+        started = self._clock()
+        limit = started + (self._board.config.drain_seconds if self._board.config else 0)
+        linger = min(limit, started + LINGER_SECONDS) if in_service else started
+        while self._clock() < limit and await self._alive():
+            if self._clock() >= linger:
+                self._board.closed = True
+                if not self._door.open:
+                    break
             await asyncio.sleep(_QUIET_SECONDS)
         await _text(exchange, HTTPStatus.OK, f"{self._door.open} requests left")
 

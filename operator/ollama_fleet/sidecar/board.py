@@ -38,6 +38,9 @@ class Board:
         self.warmth: dict[str, Warmth] = {}
         self.ollama_version: str | None = None
         self.draining = False
+        """The pod is about to stop: it should get no new requests."""
+        self.closed = False
+        """New requests are refused. Later than ``draining``: who sends them has to hear of it first."""
         self.sequence = 0
         self._was_ready = False
         self._changed = asyncio.Event()
@@ -53,6 +56,12 @@ class Board:
         self.warmth = {name: self.warmth.get(name, Warmth()) for name in names}
         self.slots = {name: slots for name, slots in self.slots.items() if name in names or slots.in_flight}
         self.touch()
+
+    def reopen(self) -> None:
+        """Ollama came back: it was restarted, and the pod is not going away after all."""
+        if self.draining:
+            self.draining = self.closed = False
+            self.touch()
 
     def update(self, name: str, **changes: Any) -> None:
         """Change what is known of a model."""

@@ -71,7 +71,7 @@ class Door:
             return
         if head.get(b"content-encoding") not in {None, b"identity"}:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted: send plain JSON")
-        if self._board.draining:
+        if self._board.closed:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "server is draining; try again", retry_after=1, busy=True)
         prepared = prepare(await exchange.read_body(MAX_BODY_BYTES), route=route, served=self._board.served)
         if route.kind is Kind.SHOW:

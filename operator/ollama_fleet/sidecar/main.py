@@ -68,7 +68,7 @@ async def _run(options: argparse.Namespace) -> int:
             tasks.create_task(warmer.run()),
         ]
         await stop.wait()
-        board.draining = True
+        board.draining = board.closed = True
         # Ollama was stopped before this container: its preStop hook has already waited for the streams.
         await data.stop(grace=board.config.drain_seconds if board.config else 0)
         for task in background:

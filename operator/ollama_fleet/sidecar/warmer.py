@@ -108,6 +108,7 @@ class Warmer:
         async with asyncio.timeout(LOOK_SECONDS):
             if board.ollama_version is None:
                 board.ollama_version = await self._ollama.version()
+                board.reopen()
                 board.touch()
             resident = {entry.digest: entry for entry in await self._ollama.resident()}
         for model in board.served:

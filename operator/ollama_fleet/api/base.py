@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from ollama_fleet.api.schema import words
+
 
 class Document(BaseModel):
     """A strict, immutable document: camelCase on the wire, unknown fields are errors."""
@@ -28,7 +30,14 @@ class Observed(Document):
     model_config = ConfigDict(extra="ignore")
 
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[
+    str,
+    Field(
+        max_length=71,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        json_schema_extra=words("must be sha256: and 64 lower-case hexadecimal digits"),
+    ),
+]
 """A content digest, ``sha256:`` and 64 hexadecimal digits."""
 
 Bytes = Annotated[int, Field(ge=0)]

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.config import JsonDict
 
-from ollama_fleet.api import names
+from ollama_fleet.api import names, samples
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.nodevramreport import NodeVRAMReportSpec, NodeVRAMReportStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, OllamaDeploymentStatus
@@ -48,6 +48,9 @@ class Definition:
     spec: type[BaseModel]
     status: type[BaseModel]
     columns: tuple[Column, ...]
+    example: str
+    selectable: tuple[str, ...] = ()
+    """Fields that ``--field-selector`` and watches can select by."""
     spec_required: bool = True
     scale: bool = False
     rules: tuple[JsonDict, ...] = ()
@@ -67,6 +70,8 @@ DEFINITIONS: Final = (
         description="A pool of Ollama servers that serve the models of its ModelSets.",
         spec=OllamaDeploymentSpec,
         status=OllamaDeploymentStatus,
+        example=samples.OLLAMA_DEPLOYMENT,
+        selectable=(".spec.version", ".spec.profile", ".spec.suspend"),
         scale=True,
         columns=(
             _READY,
@@ -81,8 +86,8 @@ DEFINITIONS: Final = (
         rules=(
             rule(
                 "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                "metadata.name must start with a letter, hold only a-z, 0-9 and '-', and have at most 40 characters: "
-                "Services are named after it",
+                "metadata.name must start with a letter, end with a letter or digit, hold only a-z, 0-9 and '-', "
+                "and have at most 40 characters: Services are named after it",
             ),
         ),
     ),
@@ -94,6 +99,8 @@ DEFINITIONS: Final = (
         description="Models to serve, as a manifest for GitOps.",
         spec=ModelSetSpec,
         status=ModelSetStatus,
+        example=samples.MODEL_SET,
+        selectable=(".spec.source.registry",),
         columns=(
             _READY,
             _REASON,
@@ -111,6 +118,7 @@ DEFINITIONS: Final = (
         description="What the GPUs of one node hold, written by that node's agent.",
         spec=NodeVRAMReportSpec,
         status=NodeVRAMReportStatus,
+        example=samples.NODE_VRAM_REPORT,
         spec_required=False,
         columns=(
             _READY,
@@ -119,6 +127,8 @@ DEFINITIONS: Final = (
             Column("Used", ".status.summary.used"),
             Column("Models", ".status.summary.models", kind="integer"),
             _AGE,
+            Column("Driver", ".status.driverVersion", wide=True),
+            _MESSAGE,
         ),
     ),
 )
@@ -155,7 +165,7 @@ def _version(kind: Definition) -> Schema:
             "statusReplicasPath": ".status.replicas",
             "labelSelectorPath": ".status.selector",
         }
-    return {
+    version: Schema = {
         "name": names.VERSION,
         "served": True,
         "storage": True,
@@ -163,6 +173,9 @@ def _version(kind: Definition) -> Schema:
         "additionalPrinterColumns": [column.wire() for column in kind.columns],
         "schema": {"openAPIV3Schema": _root(kind)},
     }
+    if kind.selectable:
+        version["selectableFields"] = [{"jsonPath": path} for path in kind.selectable]
+    return version
 
 
 def _root(kind: Definition) -> Schema:

@@ -1,12 +1,13 @@
 """OllamaDeployment: a pool of Ollama servers on hardware, serving the models of its ModelSets."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from ollama_fleet.api.base import Bytes, Digest, Document, Observed
-from ollama_fleet.api.common import Condition, Duration, LocalReference, Name, Quantity
-from ollama_fleet.api.schema import list_map, list_set, rule, rules
+from ollama_fleet.api.common import Condition, Duration, LocalReference, Name, Quantity, Text, Word
+from ollama_fleet.api.environment import OWNED, TUNED
+from ollama_fleet.api.schema import list_atomic, list_map, list_set, map_atomic, rule, rules, words
 
 Profile = Literal["chat", "agent", "batch", "embedding"]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -19,10 +20,15 @@ class GPUSpec(Document):
 
     count: int = Field(ge=1, le=16)
     """GPUs per server."""
-    resource_name: str | None = Field(default=None, max_length=253)
+    resource_name: str | None = Field(
+        default=None,
+        max_length=253,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        json_schema_extra=words("must be an extended resource such as nvidia.com/gpu"),
+    )
     """Extended resource to request. Default ``nvidia.com/gpu``."""
     products: list[Annotated[str, Field(min_length=1, max_length=63)]] | None = Field(
-        default=None, max_length=32, json_schema_extra=list_set()
+        default=None, min_length=1, max_length=32, json_schema_extra=list_set()
     )
     """Accepted values of the node label ``nvidia.com/gpu.product``; any when absent."""
     min_memory: Quantity | None = None
@@ -48,14 +54,44 @@ class HardwareSpec(Document):
     )
 
     gpu: GPUSpec | None = None
+    """Whole GPUs for each server."""
     cpu: CPUSpec | None = None
+    """Cores and memory for each server without a GPU."""
+
+
+_OWNED: Final = ", ".join(f"'{name}': '{why}'" for name, why in sorted(OWNED.items()))
+_TUNED: Final = ", ".join(f"'{name}': '{field}'" for name, field in sorted(TUNED.items()))
 
 
 class EnvVar(Document):
     """An environment variable of the Ollama container."""
 
-    name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"!(self.name in {sorted(OWNED)})",
+                f"remove it: {', '.join(sorted(OWNED))} belong to the operator",
+                field=".name",
+                says=f"self.name + ' belongs to the operator, remove it: ' + {{{_OWNED}}}[self.name]",
+            ),
+            rule(
+                f"!(self.name in {sorted(TUNED)})",
+                f"{', '.join(sorted(TUNED))} have fields of their own below spec.tuning: set those instead",
+                field=".name",
+                says=f"self.name + ' has a field of its own: set spec.tuning.' + {{{_TUNED}}}[self.name] + ' instead'",
+            ),
+        )
+    )
+
+    name: str = Field(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        json_schema_extra=words("must be the name of a variable: letters, digits and '_', no digit first"),
+    )
+    """Name of the variable."""
     value: str = Field(max_length=4096)
+    """Its value."""
 
 
 class TuningSpec(Document):
@@ -121,7 +157,14 @@ class CacheSpec(Document):
     type: CacheType
     """``Ephemeral``: an emptyDir of the pod. ``Node``: a directory of the node, filled before a pod is placed there.
     ``Claim``: a PersistentVolumeClaim."""
-    path: str | None = Field(default=None, max_length=256, pattern=r"^/[^\x00]*$")
+    path: str | None = Field(
+        default=None,
+        max_length=256,
+        pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$",
+        json_schema_extra=words(
+            "must be an absolute path such as /var/lib/ollama-fleet: letters, digits, '_', '-' and '.', no leading '.'"
+        ),
+    )
     """``Node`` only: directory on the node; a directory per namespace is made below it."""
     claim_name: Name | None = None
     """``Claim`` only: an existing claim."""
@@ -136,6 +179,7 @@ class StorageSpec(Document):
     """Storage of the servers."""
 
     cache: CacheSpec | None = None
+    """Where the blobs of the models live. Default ``Ephemeral``."""
 
 
 class ReadinessSpec(Document):
@@ -144,19 +188,48 @@ class ReadinessSpec(Document):
     policy: ReadinessPolicy | None = None
     """``VRAM``: models measured in GPU memory. ``Resident``: models in memory and a token generated (CPU default).
     ``None``: Ollama answers."""
-    timeout: Duration | None = None
+    timeout: Duration | None = Field(
+        default=None,
+        json_schema_extra=rules(
+            rule(
+                "!self.matches(r'^[0-9.hms]+$') || duration(self) >= duration('1s')",
+                "must be at least 1s: a shorter time lets no model load",
+            )
+        ),
+    )
     """How long one model may take to load. Default 10m."""
 
 
-class PlacementSpec(Document):
-    """Where pods may run; passed through to the pod template."""
+LabelValue = Annotated[
+    str,
+    Field(
+        max_length=63,
+        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+        json_schema_extra=words("must be a label value: letters, digits, '-', '_' and '.', ends alphanumeric"),
+    ),
+]
 
-    node_selector: dict[str, str] | None = None
-    tolerations: list[dict[str, Any]] | None = Field(default=None, max_length=32)
-    affinity: dict[str, Any] | None = None
-    topology_spread: list[dict[str, Any]] | None = Field(default=None, max_length=8)
+
+class PlacementSpec(Document):
+    """Where pods may run; passed through to the pod template.
+
+    What stands below ``tolerations``, ``affinity`` and ``topologySpread`` is not typed here: the API server holds it
+    to its own schema when the Deployment is applied, and its words come back in the status. A copy of that schema
+    would lag behind Kubernetes, and would prune a typo in silence for clients without strict validation.
+    """
+
+    node_selector: dict[str, LabelValue] | None = Field(default=None, max_length=64, json_schema_extra=map_atomic())
+    """Labels that a node must have."""
+    tolerations: list[dict[str, Any]] | None = Field(default=None, max_length=32, json_schema_extra=list_atomic())
+    """Tolerations, as in a pod."""
+    affinity: dict[str, Any] | None = Field(default=None, json_schema_extra=map_atomic())
+    """Affinity, as in a pod; demands of ``hardware.gpu`` are added to it."""
+    topology_spread: list[dict[str, Any]] | None = Field(default=None, max_length=8, json_schema_extra=list_atomic())
+    """``topologySpreadConstraints``, as in a pod. Default: spread over nodes where possible."""
     priority_class_name: Name | None = None
+    """PriorityClass of the pods."""
     runtime_class_name: Name | None = None
+    """RuntimeClass of the pods."""
 
 
 class OllamaDeploymentSpec(Document):
@@ -173,26 +246,47 @@ class OllamaDeploymentSpec(Document):
                 "!has(self.readiness) || !has(self.readiness.policy) || self.readiness.policy != 'VRAM' || "
                 "has(self.hardware.gpu)",
                 "readiness.policy VRAM needs hardware.gpu: use Resident on CPU",
-                field=".readiness",
+                field=".readiness.policy",
+            ),
+            rule(
+                "!has(self.tuning) || !has(self.tuning.gpuOverhead) || has(self.hardware.gpu)",
+                "tuning.gpuOverhead needs hardware.gpu: remove it on CPU",
+                field=".tuning.gpuOverhead",
             ),
         )
     )
 
     model_sets: list[LocalReference] = Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))
     """ModelSets of the same namespace whose models are served."""
-    version: str | None = Field(default=None, max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    version: str | None = Field(
+        default=None,
+        max_length=32,
+        pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$",
+        json_schema_extra=words("must be a released version of Ollama with three numbers, such as 0.32.3"),
+    )
     """Ollama version, e.g. ``0.32.3``; its image comes from the operator's image policy."""
-    image: str | None = Field(default=None, max_length=512)
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$",
+        json_schema_extra=words("must be an image such as registry.example.com/ollama:0.32.3 or name@sha256:..."),
+    )
     """An image of your own instead of the policy's, best by digest; ``version`` then says which Ollama is in it."""
     replicas: int | None = Field(default=None, ge=0, le=1000)
     """Servers per group. Default 1."""
     profile: Profile | None = None
     """Workload the defaults are chosen for. Default ``chat``."""
     hardware: HardwareSpec
+    """What one server runs on."""
     tuning: TuningSpec | None = None
+    """Explicit values that win over what the operator computes."""
     storage: StorageSpec | None = None
+    """Storage of the servers."""
     readiness: ReadinessSpec | None = None
+    """When a pod counts as ready."""
     placement: PlacementSpec | None = None
+    """Where pods may run."""
     suspend: bool | None = None
     """Scale to zero and keep the caches."""
 
@@ -200,71 +294,95 @@ class OllamaDeploymentSpec(Document):
 class EffectiveValue(Observed):
     """A value in force and where it came from."""
 
-    name: str
-    value: str
+    name: Word
+    """Field of the spec or variable of the container."""
+    value: Annotated[str, Field(max_length=4096)]
+    """The value."""
     source: Literal["spec", "computed", "default"]
-    reason: str = ""
+    """Who chose it."""
+    reason: Text = ""
+    """Why."""
 
 
 class DownloadStatus(Observed):
     """Progress of a download, summed over the pods that pull."""
 
     completed_bytes: Bytes = 0
+    """Bytes on disk."""
     total_bytes: Bytes = 0
+    """Bytes in all."""
     percent: int = Field(default=0, ge=0, le=100)
+    """Share on disk."""
 
 
 class ServedModel(Observed):
     """One served model over all pods of its group."""
 
-    name: str
-    group: str = ""
+    name: Word
+    """The served name."""
+    group: Word = ""
+    """Group whose servers hold it."""
     digest: Digest | None = None
     """Digest of the registry's manifest."""
     size: Bytes = 0
     """Bytes to download."""
     memory: Bytes = 0
     """Bytes that Ollama claimed at load (largest pod)."""
-    state: str = ""
+    state: Word = ""
     """The least advanced phase over the pods: Pulling, Cached, Loading, Warm, Failed."""
     warm: int = 0
     """Pods that hold it in memory."""
     download: DownloadStatus | None = None
-    message: str = ""
+    """Progress of its download, while there is one."""
+    message: Text = ""
+    """What went wrong last, while its state is Failed."""
 
 
 class GroupStatus(Observed):
     """One group: a Deployment of identical servers."""
 
-    name: str
-    deployment: str
+    name: Word
+    """Name of the group: ``g0``, ``g1``, ..."""
+    deployment: Word
     """Name of the Deployment and of the Service."""
     replicas: int = 0
+    """Pods."""
     ready: int = 0
+    """Pods that take traffic."""
     updated: int = 0
-    models: list[str] = Field(default_factory=list)
-    endpoint: str = ""
+    """Pods of the newest pod template."""
+    models: list[Word] = Field(default_factory=list, max_length=1024, json_schema_extra=list_atomic())
+    """Served names."""
+    endpoint: Text = ""
+    """URL of the group's Service."""
 
 
 class OllamaDeploymentStatus(Observed):
     """What the operator knows about the servers."""
 
     observed_generation: int = -1
-    conditions: list[Condition] = Field(default_factory=list, json_schema_extra=list_map("type"))
+    """Generation of the spec that the status speaks of; -1 before the operator has seen it."""
+    conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=list_map("type"))
+    """``Ready``, ``Reconciling`` and ``Stalled``."""
     replicas: int = 0
     """Pods, the minimum over the groups; what the scale subresource reads."""
     ready_replicas: int = 0
-    ready: str = ""
+    """Pods that take traffic, the minimum over the groups."""
+    ready: Word = ""
     """``2/3``: ready pods of wanted pods, over all groups."""
-    warm: str = ""
+    warm: Word = ""
     """``4/5``: models in memory in every pod that must hold them, of all Pinned models."""
-    selector: str = ""
+    selector: Text = ""
     """Label selector of the first group, for the scale subresource."""
-    endpoint: str = ""
+    endpoint: Text = ""
     """URL of the first group's Service."""
-    version: str = ""
+    version: Word = ""
     """Ollama version in force."""
-    image: str = ""
-    models: list[ServedModel] = Field(default_factory=list, json_schema_extra=list_map("name"))
-    groups: list[GroupStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
-    effective: list[EffectiveValue] = Field(default_factory=list, json_schema_extra=list_map("name"))
+    image: Text = ""
+    """Image in force."""
+    models: list[ServedModel] = Field(default_factory=list, max_length=1024, json_schema_extra=list_map("name"))
+    """The served models."""
+    groups: list[GroupStatus] = Field(default_factory=list, max_length=1024, json_schema_extra=list_map("name"))
+    """The groups, each a Deployment and a Service."""
+    effective: list[EffectiveValue] = Field(default_factory=list, max_length=256, json_schema_extra=list_map("name"))
+    """Values in force, with where they came from."""

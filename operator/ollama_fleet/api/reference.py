@@ -1,13 +1,14 @@
 """The reference pages, made from the models. Pure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ollama_fleet.api.crd import DEFINITIONS, Definition
 from ollama_fleet.api.reasons import MEANINGS
 from ollama_fleet.api.schema import structural
 
-_NOTE = "<!-- Generated from operator/ollama_fleet/api by `make generate`; do not edit. -->\n"
+_NOTE: Final = "<!-- Generated from operator/ollama_fleet/api by `make generate`; do not edit. -->\n"
+_RULES: Final = "x-kubernetes-validations"
 
 
 def custom_resources() -> str:
@@ -29,16 +30,23 @@ def reasons() -> str:
 def _kind(kind: Definition) -> str:
     scope = "namespaced" if kind.namespaced else "cluster-scoped"
     spec, status = structural(kind.spec), structural(kind.status)
-    rules = [*kind.rules, *_rules(spec)]
     lines = [
         f"## {kind.kind}",
         "",
         f"{kind.description} Short name `{kind.short}`, {scope}.",
         "",
+        "```yaml",
+        kind.example + "```",
+        "",
         *_table("spec", spec),
     ]
+    rules = [("", message) for message in _messages({_RULES: kind.rules})] + list(_across("spec", spec))
     if rules:
-        lines += ["", "Rules across fields:", "", *(f"- {found['message']}" for found in rules)]
+        lines += ["", "Rules across fields:", ""]
+        lines += [f"- `{path}`: {message}" if path else f"- {message}" for path, message in rules]
+    if kind.selectable:
+        fields = ", ".join(f"`{path.removeprefix('.')}`" for path in kind.selectable)
+        lines += ["", f"`--field-selector` knows {fields}."]
     return "\n".join([*lines, "", *_table("status", status), ""])
 
 
@@ -55,8 +63,8 @@ def _rows(path: str, schema: Mapping[str, Any]) -> Iterator[str]:
     for name, value in schema.get("properties", {}).items():
         inner = f"{path}.{name}"
         mark = " (required)" if name in required else ""
-        meaning = str(value.get("description", "")).replace("|", "\\|").replace("``", "`")
-        yield f"| `{inner}`{mark} | {_type(value)} | {meaning} |"
+        meaning = " ".join([str(value["description"]), *(f"{_sentence(found)}." for found in _demands(value))])
+        yield f"| `{inner}`{mark} | {_type(value)} | {meaning.replace('|', chr(92) + '|')} |"
         yield from _rows(inner, value)
         yield from _rows(f"{inner}[]", value.get("items", {}))
 
@@ -64,17 +72,48 @@ def _rows(path: str, schema: Mapping[str, Any]) -> Iterator[str]:
 def _type(value: Mapping[str, Any]) -> str:
     if "enum" in value:
         return " or ".join(f"`{choice}`" for choice in value["enum"])
-    kind = str(value.get("type", "any"))
+    if value.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    kind = str(value["type"])
     if kind == "array":
-        return f"list of {_type(value['items'])}"
-    low, high = value.get("minimum"), value.get("maximum")
+        limits = "".join(f" ({limit})" for limit in _limits(value, "minItems", "maxItems", "items"))
+        return f"list{limits} of {_type(value['items'])}"
+    if kind == "string":
+        return ", ".join([kind, *_limits(value, "minLength", "maxLength", "characters")])
+    if kind == "object" and "additionalProperties" in value:
+        return f"map of {_type(value['additionalProperties'])}"
+    return ", ".join([kind, *_limits(value, "minimum", "maximum", "")])
+
+
+def _limits(value: Mapping[str, Any], least: str, most: str, unit: str) -> Iterator[str]:
+    low, high = value.get(least), value.get(most)
     if low is not None and high is not None:
-        return f"{kind}, {low} to {high}"
-    return f"{kind}, from {low}" if low is not None else kind
+        yield f"{low} to {high} {unit}".strip()
+    elif high is not None:
+        yield f"at most {high} {unit}".strip()
+    elif low is not None:
+        yield f"from {low} {unit}".strip()
 
 
-def _rules(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from schema.get("x-kubernetes-validations", ())
-    for value in schema.get("properties", {}).values():
-        yield from _rules(value)
-        yield from _rules(value.get("items", {}))
+def _demands(value: Mapping[str, Any]) -> Iterator[str]:
+    """Rules of a single value; those of objects and lists stand below the table."""
+    if value.get("type") not in {"object", "array"}:
+        yield from _messages(value)
+    elif value.get("type") == "array" and value["items"].get("type") != "object":
+        yield from _messages(value["items"])
+
+
+def _across(path: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if schema.get("type") == "object":
+        yield from ((path, message) for message in _messages(schema))
+    for name, value in schema.get("properties", {}).items():
+        yield from _across(f"{path}.{name}", value)
+        yield from _across(f"{path}.{name}[]", value.get("items", {}))
+
+
+def _messages(schema: Mapping[str, Any]) -> Iterator[str]:
+    yield from (str(found["message"]) for found in schema.get(_RULES, ()))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

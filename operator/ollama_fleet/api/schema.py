@@ -1,6 +1,6 @@
 """From pydantic models to the structural OpenAPI schemas that custom resource definitions need. Pure.
 
-Also the marks that fields and models carry for it: list types and CEL rules.
+Also the marks that fields and models carry for it: list types, patterns with words, and CEL rules.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,17 @@ _KEPT: Final = (
     "maxItems",
     "maxProperties",
     "required",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-map-type",
     "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 )
+_WORDS: Final = "x-words"
+_RULES: Final = "x-kubernetes-validations"
+_INT_OR_STRING: Final = "x-kubernetes-int-or-string"
+_OPEN: Final = "x-kubernetes-preserve-unknown-fields"
 
 
 def list_map(*keys: str) -> JsonDict:
@@ -38,7 +43,7 @@ def list_map(*keys: str) -> JsonDict:
 
 
 def list_set() -> JsonDict:
-    """A list without order and repetition."""
+    """A list without order and repetition, whose items several writers may own."""
     return {"x-kubernetes-list-type": "set"}
 
 
@@ -47,19 +52,41 @@ def list_atomic() -> JsonDict:
     return {"x-kubernetes-list-type": "atomic"}
 
 
-def rule(expression: str, message: str, *, field: str | None = None) -> JsonDict:
-    """A CEL rule; ``message`` names the field and the remedy, ``field`` (``.a.b``) is where it is reported."""
+def map_atomic() -> JsonDict:
+    """A map that one writer owns as a whole."""
+    return {"x-kubernetes-map-type": "atomic"}
+
+
+def words(message: str) -> JsonDict:
+    """Says what the field's pattern means and how to meet it: people see this instead of a regular expression."""
+    return {_WORDS: message}
+
+
+def int_or_string() -> JsonDict:
+    """A string that people also write as a bare number, such as ``cores: 2``."""
+    return {_INT_OR_STRING: True}
+
+
+def rule(expression: str, message: str, *, field: str | None = None, says: str | None = None) -> JsonDict:
+    """A CEL rule; ``message`` names the field and the remedy, ``field`` (``.a.b``) is where it is reported.
+
+    ``says`` is a CEL expression of a message that names the value at fault; ``message`` stands in for it.
+    """
     found: JsonDict = {"rule": expression, "message": message}
-    return {**found, "fieldPath": field} if field else found
+    if says:
+        found["messageExpression"] = says
+    if field:
+        found["fieldPath"] = field
+    return found
 
 
 def rules(*found: JsonDict) -> JsonDict:
-    """CEL rules of a model, for ``json_schema_extra``."""
-    return {"x-kubernetes-validations": list(found)}
+    """CEL rules of a model or a field, for ``json_schema_extra``."""
+    return {_RULES: list(found)}
 
 
 def structural(model: type[BaseModel]) -> Schema:
-    """The structural schema of a model: no references, no unions, no defaults."""
+    """The structural schema of a model: no references, no unions but int-or-string, no defaults."""
     schema = model.model_json_schema(by_alias=True)
     return _convert(schema, schema.get("$defs", {}))
 
@@ -70,17 +97,21 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
     if "const" in schema:
         found["enum"] = [schema["const"]]
     if "description" in found:
-        found["description"] = " ".join(found["description"].split())
+        found["description"] = " ".join(found["description"].replace("``", "`").split())
     if "properties" in schema:
         found["properties"] = {name: _convert(value, definitions) for name, value in schema["properties"].items()}
     if "items" in schema:
         found["items"] = _convert(schema["items"], definitions)
-        found.setdefault("x-kubernetes-list-type", "atomic")
-    if found.get("type") == "object" and "properties" not in found:
-        found |= _free_form(schema.get("additionalProperties"), definitions)
-    if "type" not in found:
-        # A value of several types cannot be structural: it is taken as it is and checked by the operator.
-        found["x-kubernetes-preserve-unknown-fields"] = True
+    if schema.get("type") == "object":
+        found |= _others(schema, definitions)
+    if _INT_OR_STRING in found:
+        del found["type"]
+        found["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    if _WORDS in schema:
+        # Rules run only on objects that the plain schema takes: the pattern gives way to them.
+        text = "string(self)" if _INT_OR_STRING in found else "self"
+        matches = rule(f"{text}.matches(r'{found.pop('pattern')}')", schema[_WORDS])
+        found[_RULES] = [matches, *found.get(_RULES, ())]
     return found
 
 
@@ -92,10 +123,14 @@ def _resolve(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
     alternatives = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
     if len(alternatives) == 1:
         return _resolve(alternatives[0], definitions) | outer
+    if alternatives:
+        raise TypeError(f"a union of {len(alternatives)} types cannot be structural: {schema}")
     return outer
 
 
-def _free_form(values: Any, definitions: Mapping[str, Any]) -> Schema:
-    if isinstance(values, Mapping) and values:
+def _others(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
+    """What an object may hold beside its properties."""
+    values = schema.get("additionalProperties")
+    if isinstance(values, Mapping):
         return {"additionalProperties": _convert(values, definitions)}
-    return {"x-kubernetes-preserve-unknown-fields": True}
+    return {_OPEN: True} if values is True else {}

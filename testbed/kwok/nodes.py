@@ -48,26 +48,29 @@ class SimulatedNodes:
         name: str,
         *,
         number: int,
+        loopback: bool = True,
         resources: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         """Create a node and wait until it is Ready. Raises NotReady.
 
         Its pods get the addresses 127.32.NUMBER.1 and up, NUMBER from 0 to 255, so that a fake server on loopback can
-        answer for a pod. The API refuses such addresses in EndpointSlices: Services have no endpoints here.
+        answer for a pod. The API refuses such addresses in EndpointSlices, so Services have no endpoints there; without
+        ``loopback`` the addresses are 10.244.NUMBER.1 and up, which nobody answers, and Services have endpoints.
         ``resources`` are added to 64 CPUs and 512 GiB, for example ``{"nvidia.com/gpu": "8"}``.
         """
+        network = f"{'127.32' if loopback else '10.244'}.{number}"
         room = {**_ROOM, **(resources or {})}
         body = {
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": name, "labels": {**(labels or {}), LABEL: "true", "kubernetes.io/hostname": name}},
-            "spec": {"podCIDR": f"127.32.{number}.0/24", "podCIDRs": [f"127.32.{number}.0/24"]},
+            "spec": {"podCIDR": f"{network}.0/24", "podCIDRs": [f"{network}.0/24"]},
             "status": {
                 "capacity": room,
                 "allocatable": room,
                 "addresses": [
-                    {"type": "InternalIP", "address": f"127.32.{number}.254"},
+                    {"type": "InternalIP", "address": f"{network}.254"},
                     {"type": "Hostname", "address": name},
                 ],
             },

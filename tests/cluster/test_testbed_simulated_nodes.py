@@ -143,6 +143,31 @@ def test_pods_have_loopback_addresses_of_their_own(pods: Pods, node: str) -> Non
     assert all(address.startswith("127.32.200.") for address in addresses)
 
 
+def test_services_have_the_ready_pods_of_a_node_without_loopback_as_endpoints(
+    kwok_cluster: SimulatedNodes, pods: Pods
+) -> None:
+    node, app = f"simulated-{uuid.uuid4().hex[:6]}", f"app-{uuid.uuid4().hex[:6]}"
+    kwok_cluster.add(node, number=201, loopback=False)
+    service = {"metadata": {"name": app}, "spec": {"selector": {"app": app}, "ports": [{"port": 80}]}}
+    api.call(kwok_cluster.plane, "POST", "/api/v1/namespaces/default/services", service)
+    gated, ready = pod(node, readinessGates=[{"conditionType": GATE}]), pod(node)
+    for body in (gated, ready):
+        body["metadata"]["labels"] = {"app": app}
+        pods.create(body)
+    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    selector = f"?labelSelector=kubernetes.io/service-name%3D{app}"
+
+    def endpoints() -> dict[str, bool]:
+        slices = api.call(kwok_cluster.plane, "GET", path + selector)["items"]
+        found = [one for entry in slices for one in entry.get("endpoints") or []]
+        return {one["targetRef"]["name"]: one["conditions"]["ready"] for one in found}
+
+    expected = {gated["metadata"]["name"]: False, ready["metadata"]["name"]: True}
+    api.wait("endpoints", lambda: endpoints() == expected, seconds=20, log="kube-controller-manager")
+    api.call(kwok_cluster.plane, "DELETE", f"/api/v1/namespaces/default/services/{app}")
+    kwok_cluster.remove(node)
+
+
 def test_gpus_are_counted_by_the_scheduler(pods: Pods, node: str) -> None:
     gpus = {"limits": {"nvidia.com/gpu": "3"}}
     containers = [{"name": "server", "image": "none.invalid/server", "resources": gpus}]

@@ -88,14 +88,19 @@ class ControlPlane:
         # Earlier they would find no roles yet and exit for good.
         self._start_manager(binaries)
         self._start_scheduler(binaries)
+        # Without it the API server refuses pods.
+        self._wait("/api/v1/namespaces/default/serviceaccounts/default", "kube-controller-manager")
 
     def wait_ready(self) -> None:
-        """Until the API server says it is ready."""
+        """Until the API server says it is ready. Raises NotReady."""
+        self._wait("/readyz", "kube-apiserver")
+
+    def _wait(self, path: str, component: str) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        while not self._answers("/readyz"):
-            process = self.processes.get("kube-apiserver")
+        while not self._answers(path):
+            process = self.processes.get(component)
             if time.monotonic() > deadline or process is None or not process.alive:
-                raise NotReady(f"the API server is not ready; see {self.processes.log('kube-apiserver')}")
+                raise NotReady(f"{component} is not ready; see {self.processes.log(component)}")
             time.sleep(0.1)
 
     def down(self) -> None:

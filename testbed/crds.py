@@ -30,5 +30,6 @@ def install(plane: ControlPlane, directory: Path = ROOT / "crds") -> None:
 
 
 def _established(definition: dict[str, Any]) -> bool:
-    conditions = definition.get("status", {}).get("conditions", [])
+    # The server writes null before the first condition.
+    conditions = definition.get("status", {}).get("conditions") or []
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)

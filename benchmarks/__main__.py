@@ -10,6 +10,7 @@ from typing import Final
 from benchmarks.report import Report, machine
 
 _NAMES: Final = {
+    "operator": "from apply to Ready, memory and idle cost, against a stock kopf operator on simulated nodes",
     "pull": "a model's download: the puller against `ollama pull`, from the same registry",
     "relay": "a request and a streamed chunk through the sidecar against Ollama's fake directly",
 }

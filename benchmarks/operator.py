@@ -1,0 +1,232 @@
+"""The operator on simulated nodes: from apply to all Ready, and what it costs, against a stock kopf operator.
+
+Everything but the kubelets is real: API server, etcd, controllers, scheduler. The sidecars answer warm at once, so
+what is measured is the operator and not a model's loading.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from benchmarks.report import Report, Row, cpu_seconds
+from ollama_fleet.api import names
+from ollama_fleet.kube import kinds
+from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.informer import Informer
+from testbed import crds
+from testbed.controlplane import ControlPlane
+from testbed.kwok import SimulatedNodes
+from testbed.kwok.sidecars import warm_sidecars
+from testbed.models.push import image, into_registry
+from testbed.paths import ROOT
+from testbed.ports import free_ports
+from testbed.registry_process import real_registry
+from testbed.state import claimed
+
+_OBJECTS: Final = {True: 20, False: 300}
+_IDLE_SECONDS: Final = {True: 5.0, False: 60.0}
+_LIMIT_SECONDS: Final = {True: 60.0, False: 600.0}
+_NODES: Final = 4
+_NAMESPACE: Final = "default"
+_WRITES: Final = frozenset({"create", "apply", "patch", "update", "delete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one operator needed."""
+
+    seconds: float
+    cpu: float
+    peak_mebibytes: float
+
+
+def run(*, quick: bool) -> Report:
+    """Ours first, then the baseline on the same control plane."""
+    return asyncio.run(_measure(quick=quick))
+
+
+async def _measure(*, quick: bool) -> Report:
+    count, limit = _OBJECTS[quick], _LIMIT_SECONDS[quick]
+    report = Report(f"operator: {count} OllamaDeployments on simulated nodes", {"Kubernetes": "1.37", "kwok": "0.8.0"})
+    with claimed("benchmark") as state, tempfile.TemporaryDirectory() as folder:
+        plane = ControlPlane(state)
+        plane.up()
+        crds.install(plane)
+        nodes = SimulatedNodes(plane)
+        nodes.up()
+        for number in range(_NODES):
+            nodes.add(f"simulated-{number}", number=number)
+        with real_registry(Path(folder)) as registry:
+            into_registry(image("chat"), registry, "library/chat")
+            async with _cluster(plane) as (client, wishes):
+                ours, requests, idle = await _ours(plane, client, wishes, registry, count=count, quick=quick)
+                await _delete_all(client, wishes)
+                stock = await _stock(plane, client, wishes, count=count, limit=limit)
+    report.rows = [
+        Row("apply to all Ready", "s", ours.seconds, stock.seconds),
+        Row("CPU", "s", ours.cpu, stock.cpu),
+        Row("peak memory", "MiB", ours.peak_mebibytes, stock.peak_mebibytes),
+        Row("writes per object", "1", sum(requests[verb] for verb in _WRITES) / count),
+        Row("GETs per object", "1", requests["get"] / count),
+        Row(f"writes in {_IDLE_SECONDS[quick]:.0f} idle seconds", "1", float(idle)),
+    ]
+    report.figures = {
+        "objects": count,
+        "seconds_to_ready": ours.seconds,
+        "peak_rss_mib": ours.peak_mebibytes,
+        "cpu_seconds": ours.cpu,
+        "writes_per_object": sum(requests[verb] for verb in _WRITES) / count,
+        "gets_per_object": requests["get"] / count,
+        "idle_writes": idle,
+        "speedup_vs_stock_kopf": stock.seconds / ours.seconds,
+    }
+    return report
+
+
+@contextlib.asynccontextmanager
+async def _cluster(plane: ControlPlane) -> AsyncIterator[tuple[KubeClient, Informer]]:
+    """A client, the OllamaDeployments as they become Ready, and the sidecars of all pods."""
+    client = await KubeClient.connect(kubeconfig=str(plane.kubeconfig))
+    wishes = Informer(client, kinds.OLLAMA_DEPLOYMENT)
+    async with warm_sidecars(client) as (pods, config_maps):
+        running = [asyncio.create_task(informer.run()) for informer in (wishes, pods, config_maps)]
+        try:
+            for informer in (wishes, pods, config_maps):
+                await informer.synced.wait()
+            yield client, wishes
+        finally:
+            for task in running:
+                task.cancel()
+            await client.close()
+
+
+async def _ours(
+    plane: ControlPlane, client: KubeClient, wishes: Informer, registry: str, *, count: int, quick: bool
+) -> tuple[Cost, dict[str, int], int]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "ollama_fleet", "operator", "--fleet-image=fleet:1", f"--health-port={port}"]
+    command += [f"--kubeconfig={plane.kubeconfig}", "--workers=16"]
+    metrics = f"http://127.0.0.1:{port}/metrics"
+    with _process(command) as process:
+        await _until(lambda: "ollama_fleet_leader 1.0" in _get(metrics), 30)
+        await client.create(_model_set(registry.removeprefix("http://")))
+        cost = await _create_all(client, wishes, process.pid, count=count, limit=_LIMIT_SECONDS[quick])
+        requests = _requests(_get(metrics))
+        # Events are written with a delay, their repeats a minute later.
+        await asyncio.sleep(5)
+        before = sum(value for verb, value in _requests(_get(metrics)).items() if verb in _WRITES)
+        await asyncio.sleep(_IDLE_SECONDS[quick])
+        after = sum(value for verb, value in _requests(_get(metrics)).items() if verb in _WRITES)
+    return cost, requests, after - before
+
+
+async def _stock(plane: ControlPlane, client: KubeClient, wishes: Informer, *, count: int, limit: float) -> Cost:
+    script = ROOT / "benchmarks" / "stock_kopf.py"
+    command = [sys.executable, "-m", "kopf", "run", "--standalone", "--all-namespaces", "--quiet", str(script)]
+    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PYTHONPATH": str(ROOT)}
+    with _process(command, environment) as process:
+        await asyncio.sleep(5)
+        return await _create_all(client, wishes, process.pid, count=count, limit=limit)
+
+
+async def _create_all(client: KubeClient, wishes: Informer, pid: int, *, count: int, limit: float) -> Cost:
+    before, started = cpu_seconds(pid), time.monotonic()
+    at_once = asyncio.Semaphore(32)
+
+    async def create(number: int) -> None:
+        async with at_once:
+            await client.create(_wish(number))
+
+    await asyncio.gather(*(create(number) for number in range(count)))
+    await _until(lambda: sum(map(_is_ready, wishes.list())) == count, limit)
+    return Cost(time.monotonic() - started, cpu_seconds(pid) - before, _peak(pid))
+
+
+async def _delete_all(client: KubeClient, wishes: Informer) -> None:
+    for wish in wishes.list():
+        metadata = wish["metadata"]
+        await client.delete(kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+
+    async def left() -> int:
+        return len((await client.list(kinds.POD, namespace=_NAMESPACE))[0])
+
+    deadline = time.monotonic() + 120
+    while await left() and time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
+
+
+def _wish(number: int) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "OllamaDeployment",
+        "metadata": {"name": f"chat-{number}", "namespace": _NAMESPACE},
+        "spec": {"modelSets": [{"name": "models"}], "hardware": {"cpu": {"cores": "100m", "memory": "128Mi"}}},
+    }
+
+
+def _model_set(registry: str) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "ModelSet",
+        "metadata": {"name": "models", "namespace": _NAMESPACE},
+        "spec": {"source": {"registry": registry, "insecure": True}, "models": [{"name": "chat"}]},
+    }
+
+
+def _is_ready(wish: dict[str, Any]) -> bool:
+    conditions = {entry["type"]: entry["status"] for entry in wish.get("status", {}).get("conditions", ())}
+    return conditions.get("Ready") == "True" and conditions.get("Reconciling") == "False"
+
+
+def _requests(metrics: str) -> dict[str, int]:
+    """Requests by verb, without those of the Lease and the events."""
+    found: dict[str, int] = dict.fromkeys((*_WRITES, "get"), 0)
+    for line in metrics.splitlines():
+        match = re.match(r'ollama_fleet_api_requests_total\{.*resource="(\w+)",verb="(\w+)"\} (\S+)', line)
+        if match and match[1] not in {"leases", "events"} and match[2] in found:
+            found[match[2]] += int(float(match[3]))
+    return found
+
+
+def _get(url: str) -> str:
+    try:
+        return httpx.get(url, timeout=5).text
+    except httpx.HTTPError:
+        return ""
+
+
+async def _until(done: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s")
+        await asyncio.sleep(0.1)
+
+
+def _peak(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+        try:
+            yield process
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
+            raise
+        finally:
+            process.terminate()

@@ -1,13 +1,13 @@
 """What a recipe is, and the commands that recipes share."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from testbed.packages import need
 from testbed.paths import ROOT
 
 GO: Path = ROOT / "testbed" / "go"
@@ -76,14 +76,7 @@ def go_build(
     )
 
 
-def need_packages(packages: Mapping[str, Path | str], *, log: TextIO) -> None:
-    """Install the Debian packages whose file or program is missing."""
-    missing = [package for package, sign in packages.items() if not _there(sign)]
-    if missing:
-        env = {"DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update", "-q"], log=log, env=env)
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], log=log, env=env)
-
-
-def _there(sign: Path | str) -> bool:
-    return sign.exists() if isinstance(sign, Path) else shutil.which(sign) is not None
+def need_packages(packages: Mapping[str, str | Path], *, log: TextIO) -> None:
+    """Install the Debian packages whose program or file is missing. Raises NotInstalled."""
+    log.write(f"needs {' '.join(packages)}\n")
+    need(packages)

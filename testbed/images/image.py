@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from testbed import packages
 from testbed.paths import CACHE
 from testbed.say import step
 
@@ -48,6 +49,7 @@ def cached(path: Path, text: str, make: Callable[[Path], None]) -> Path:
         if not path.exists():
             partial = path.with_name(f"{path.name}.partial")
             partial.unlink(missing_ok=True)
+            packages.need(packages.IMAGES)
             with step(text):
                 make(partial)
             partial.replace(path)

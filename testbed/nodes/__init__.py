@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from testbed import mounts
+from testbed import mounts, packages
 from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_pause
 from testbed.journal import Journal
@@ -31,8 +31,9 @@ class NodesInUse(Exception):
 def address(state: Path) -> str:
     """Make the address for the API server of a cluster with nodes: give it to ``ControlPlane`` before its ``up``.
 
-    Raises NodesInUse.
+    Installs the Debian packages that nodes run if they are missing. Raises NodesInUse, NotInstalled.
     """
+    packages.need(packages.NODES)
     _claim(state)
     record = _open(state)
     record.record(journal.LINK, HOST_LINK)

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
 
 from ollama_fleet.api import names
 from ollama_fleet.api.crd import DEFINITIONS, Definition
 from ollama_fleet.api.environment import OWNED, TUNED
+from ollama_fleet.api.schema import structural
 from tests.support.builders import DIGEST, gpu, model_set, node_vram_report, ollama_deployment
 from tests.support.raw_api import MERGE, TABLE, RawApi, collection, location
+from tests.support.schema_documents import documents
 
 pytestmark = pytest.mark.cluster
 
@@ -453,3 +456,29 @@ def test_the_largest_model_set_stays_within_the_cost_of_its_rules(api: RawApi) -
     assert len(json.dumps(document)) > 300_000
     answer = api.create(document, dryRun="All")
     assert answer.code == 201, answer.message
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS, ids=lambda kind: kind.kind)
+def test_the_operator_reads_whatever_the_server_takes(api: RawApi, kind: Definition) -> None:
+    """Random specs go to the server; what it stores, the models must read, and write back as it was."""
+    accepted = 0
+
+    @settings(deadline=None, max_examples=60, database=None, suppress_health_check=list(HealthCheck))
+    @given(spec=documents(structural(kind.spec)))
+    def ask(spec: Document) -> None:
+        nonlocal accepted
+        metadata = {"name": "random", **({"namespace": "default"} if kind.namespaced else {})}
+        document = {"apiVersion": names.API_VERSION, "kind": kind.kind, "metadata": metadata, "spec": spec}
+        answer = api.create(document, dryRun="All")
+        if answer.code == 201:
+            accepted += 1
+            wire = kind.spec.model_validate(answer.document["spec"]).to_wire()
+            again = api.create({**document, "spec": wire}, dryRun="All")
+            assert again.code == 201, again.message
+        else:
+            # Nothing but rules across fields, which the random specs do not look at.
+            assert answer.code == 422, answer.document
+            assert {what.partition(":")[0] for _, what in answer.causes} == {"Invalid value"}, answer.causes
+
+    ask()
+    assert accepted >= 5

@@ -53,7 +53,7 @@ def replicas(control_plane: Any) -> Iterator[Callable[[str], Replica]]:
 async def until(check: Callable[[], bool], *, within: float) -> float:
     started = time.monotonic()
     async with asyncio.timeout(within):
-        while not check():  # noqa: ASYNC110 - what is waited for happens in another thread
+        while not check():
             await asyncio.sleep(0.02)
     return time.monotonic() - started
 

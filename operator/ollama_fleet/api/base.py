@@ -24,6 +24,12 @@ class Document(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class Open(Document):
+    """A document of which we know a part: the rest is kept as it is."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
+
+
 class Observed(Document):
     """A document written by a possibly newer program: unknown fields are ignored."""
 

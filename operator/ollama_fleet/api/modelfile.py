@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from ollama_fleet.api.base import Document
+from ollama_fleet.api.base import Open
 from ollama_fleet.api.schema import list_atomic
 
 Value = str | int | float | bool | list[str]
@@ -12,18 +12,14 @@ Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class ModelParameters(Document):
+class ModelParameters(Open):
     """``PARAMETER`` of a Modelfile, under Ollama's own names.
 
     Unknown names are kept, not pruned: the operator then refuses them by name in the status, where a pruned typo
     would vanish for every client that does not ask for strict validation.
     """
 
-    model_config = ConfigDict(
-        alias_generator=None,
-        extra="allow",
-        json_schema_extra={"additionalProperties": True},
-    )
+    model_config = ConfigDict(alias_generator=None)
     __pydantic_extra__: dict[str, Value] = Field(init=False)
 
     draft_num_predict: int | None = None

@@ -1,13 +1,14 @@
 """OllamaDeployment: a pool of Ollama servers on hardware, serving the models of its ModelSets."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from ollama_fleet.api.base import Bytes, Digest, Document, Observed
 from ollama_fleet.api.common import Condition, Duration, LocalReference, Name, Quantity, Text, Word
 from ollama_fleet.api.environment import OWNED, TUNED
-from ollama_fleet.api.schema import list_atomic, list_map, list_set, map_atomic, rule, rules, words
+from ollama_fleet.api.placement import PlacementSpec as PlacementSpec  # noqa: PLC0414 - part of this module too
+from ollama_fleet.api.schema import list_atomic, list_map, list_set, rule, rules, words
 
 Profile = Literal["chat", "agent", "batch", "embedding"]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -198,38 +199,6 @@ class ReadinessSpec(Document):
         ),
     )
     """How long one model may take to load. Default 10m."""
-
-
-LabelValue = Annotated[
-    str,
-    Field(
-        max_length=63,
-        pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
-        json_schema_extra=words("must be a label value: letters, digits, '-', '_' and '.', ends alphanumeric"),
-    ),
-]
-
-
-class PlacementSpec(Document):
-    """Where pods may run; passed through to the pod template.
-
-    What stands below ``tolerations``, ``affinity`` and ``topologySpread`` is not typed here: the API server holds it
-    to its own schema when the Deployment is applied, and its words come back in the status. A copy of that schema
-    would lag behind Kubernetes, and would prune a typo in silence for clients without strict validation.
-    """
-
-    node_selector: dict[str, LabelValue] | None = Field(default=None, max_length=64, json_schema_extra=map_atomic())
-    """Labels that a node must have."""
-    tolerations: list[dict[str, Any]] | None = Field(default=None, max_length=32, json_schema_extra=list_atomic())
-    """Tolerations, as in a pod."""
-    affinity: dict[str, Any] | None = Field(default=None, json_schema_extra=map_atomic())
-    """Affinity, as in a pod; demands of ``hardware.gpu`` are added to it."""
-    topology_spread: list[dict[str, Any]] | None = Field(default=None, max_length=8, json_schema_extra=list_atomic())
-    """``topologySpreadConstraints``, as in a pod. Default: spread over nodes where possible."""
-    priority_class_name: Name | None = None
-    """PriorityClass of the pods."""
-    runtime_class_name: Name | None = None
-    """RuntimeClass of the pods."""
 
 
 class OllamaDeploymentSpec(Document):

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -20,10 +19,6 @@ class ExistingCluster:
 
     kubeconfig: Path
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """Tests that need more than an API server cannot run on it."""
-        pytest.skip(f"{name}: needs a control plane of the test bed's own")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let people test against a cluster that they have."""
@@ -36,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane | ExistingCluster]:
-    """A control plane with the product's CRDs: ``kubeconfig``, ``url``, ``processes``, ``audit_log``."""
+    """A control plane with the product's CRDs, by its ``kubeconfig``."""
     if request.config.getoption("--use-existing"):
         yield ExistingCluster(_existing_kubeconfig())
         return
@@ -48,11 +43,17 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane | Exi
 
 
 @pytest.fixture(scope="session")
-def kwok_cluster(control_plane: ControlPlane | ExistingCluster) -> Iterator[SimulatedNodes]:
-    """The control plane with kwok beside it; tests add the nodes they want."""
+def own_control_plane(control_plane: ControlPlane | ExistingCluster) -> ControlPlane:
+    """The same, for tests that restart components, read the audit log or add nodes."""
     if isinstance(control_plane, ExistingCluster):
-        pytest.skip("simulated nodes: not on a cluster of somebody else's")
-    simulated = SimulatedNodes(control_plane)
+        pytest.skip("needs a control plane of the test bed's own")
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def kwok_cluster(own_control_plane: ControlPlane) -> Iterator[SimulatedNodes]:
+    """The control plane with kwok beside it; tests add the nodes they want."""
+    simulated = SimulatedNodes(own_control_plane)
     simulated.up()
     yield simulated
     simulated.down()

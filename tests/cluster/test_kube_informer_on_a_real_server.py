@@ -91,17 +91,17 @@ async def written(watched: Watched, name: str) -> None:
                 return
 
 
-async def test_it_goes_on_after_the_server_was_killed(watched: Watched, control_plane: Any) -> None:
+async def test_it_goes_on_after_the_server_was_killed(watched: Watched, own_control_plane: Any) -> None:
     await watched.apply("before")
     assert await watched.next() == ("new", "before")
-    control_plane.processes.kill("kube-apiserver")
-    await asyncio.to_thread(control_plane.up)
+    own_control_plane.processes.kill("kube-apiserver")
+    await asyncio.to_thread(own_control_plane.up)
     await written(watched, "after")
     assert await watched.next(within=10) == ("new", "after")
     assert watched.changes.empty(), "what did not change is not told again"
 
 
-async def test_what_vanished_while_history_was_lost_is_told(watched: Watched, control_plane: Any) -> None:
+async def test_what_vanished_while_history_was_lost_is_told(watched: Watched, own_control_plane: Any) -> None:
     kept = await watched.apply("kept")
     doomed = await watched.apply("doomed")
     assert {await watched.next(), await watched.next()} == {("new", "kept"), ("new", "doomed")}
@@ -110,8 +110,8 @@ async def test_what_vanished_while_history_was_lost_is_told(watched: Watched, co
     await watched.delete(doomed)
     await watched.apply("kept", "2")
     # A server that starts afresh knows no history from before: the watch gets 410 Gone.
-    control_plane.processes.kill("kube-apiserver")
-    await asyncio.to_thread(control_plane.up)
+    own_control_plane.processes.kill("kube-apiserver")
+    await asyncio.to_thread(own_control_plane.up)
     await watched.gate.open()
     assert {await watched.next(), await watched.next()} == {("changed", "kept"), ("gone", "doomed")}
     assert watched.informer.relists == lists + 1

@@ -39,17 +39,17 @@ def verbs_of_kopf(audit_log: Path) -> set[str]:
     return {entry["verb"] for entry in entries if entry.get("userAgent", "").startswith("kopf/")}
 
 
-async def test_it_outlives_the_server_and_leaves_no_trace(control_plane: Any) -> None:
+async def test_it_outlives_the_server_and_leaves_no_trace(own_control_plane: Any) -> None:
     keys: asyncio.Queue[str] = asyncio.Queue()
     stop = asyncio.Event()
     started = asyncio.Event()
-    kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
+    kube = await KubeClient.connect(kubeconfig=str(own_control_plane.kubeconfig))
     shell = asyncio.create_task(
         run_shell(
             enqueue=lambda _kind, _namespace, name: keys.put_nowait(name),
             on_started=started.set,
             stop=stop,
-            kubeconfig=str(control_plane.kubeconfig),
+            kubeconfig=str(own_control_plane.kubeconfig),
         )
     )
 
@@ -62,8 +62,8 @@ async def test_it_outlives_the_server_and_leaves_no_trace(control_plane: Any) ->
     await asyncio.wait_for(started.wait(), 30)
     await create(kube, before)
     await told(before)
-    control_plane.processes.kill("kube-apiserver")
-    await asyncio.to_thread(control_plane.up)
+    own_control_plane.processes.kill("kube-apiserver")
+    await asyncio.to_thread(own_control_plane.up)
     await create(kube, after)
     await told(after)
     stop.set()
@@ -75,5 +75,5 @@ async def test_it_outlives_the_server_and_leaves_no_trace(control_plane: Any) ->
         assert {"annotations", "finalizers"}.isdisjoint(stored["metadata"])
         assert stored["status"] == {"observedGeneration": -1}
     await kube.close()
-    verbs = verbs_of_kopf(control_plane.audit_log)
+    verbs = verbs_of_kopf(own_control_plane.audit_log)
     assert {"list", "watch"} <= verbs <= {"get", "list", "watch"}

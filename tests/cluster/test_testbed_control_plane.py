@@ -175,8 +175,8 @@ def test_a_process_that_got_the_id_of_ours_is_never_touched(tmp_path: Path, numb
     with subprocess.Popen(["sleep", "600"]) as stranger:
         process = records.start("ours", ["sleep", "600"])
         records.stop("ours")
-        # Both may have been started in the same tick of the clock, which a reused id cannot be.
-        record = replace(process, pid=stranger.pid, started=process.started - 1)
+        # Long ago: here both may have been started in the same tick of the clock, which a reused id cannot be.
+        record = replace(process, pid=stranger.pid, started=process.started - 6000)
         (tmp_path / "processes" / "ours.json").write_text(json.dumps(asdict(record)))
         if number == signal.SIGKILL:
             records.kill("ours")

@@ -201,6 +201,8 @@ class ModelSetStatus(Observed):
     """``Ready``, ``Reconciling`` and ``Stalled``."""
     models: list[ResolvedModel] = Field(default_factory=list, max_length=64, json_schema_extra=list_map("name"))
     """What the registry answered, per entry."""
+    looked_up: Word = ""
+    """When the registry was last asked on the schedule of the update policy, RFC 3339."""
     resolved: Word = ""
     """``3/4``: models whose manifest is known, of all."""
     total_bytes: Bytes = 0

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ModelSpec, ResolvedModel
 from ollama_fleet.api.reasons import Reason
+from ollama_fleet.controllers import schedule
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working, conditions
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.kube import kinds
@@ -70,10 +71,12 @@ class ModelSetController:
         except ValidationError as error:
             await self._write(live, previous, [], Stuck(Reason.INVALID_SPEC, first_problem(error)))
             return None
-        resolved = await self._resolve_all(key.namespace, spec, previous)
+        due = schedule.due(spec.update_policy, looked_up=previous.looked_up, now=self.now())
+        resolved = await self._resolve_all(key.namespace, spec, previous, anew=due)
         verdict = judge(resolved)
-        await self._write(live, previous, resolved, verdict)
-        return self._next_look(key, verdict)
+        looked_up = schedule.stamp(spec.update_policy, previous.looked_up, due=due, now=self.now())
+        await self._write(live, previous, resolved, verdict, looked_up=looked_up)
+        return self._next_look(key, verdict) or schedule.wait(spec.update_policy, looked_up=looked_up, now=self.now())
 
     def _next_look(self, key: Key, verdict: Verdict) -> float | None:
         if isinstance(verdict, Done):
@@ -83,18 +86,31 @@ class ModelSetController:
         self._failures[key] = failures + 1
         return _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
 
-    async def _resolve_all(self, namespace: str, spec: ModelSetSpec, previous: ModelSetStatus) -> list[ResolvedModel]:
+    async def _resolve_all(
+        self, namespace: str, spec: ModelSetSpec, previous: ModelSetStatus, *, anew: bool
+    ) -> list[ResolvedModel]:
         known = {model.name: model for model in previous.models}
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def resolve(model: ModelSpec) -> ResolvedModel:
+            before = known.get(model.name)
             async with at_once:
-                return await self.resolver.resolve(namespace, spec, model, before=known.get(model.name))
+                found = await self.resolver.resolve(namespace, spec, model, before=None if anew else before)
+            if anew and not found.ready:
+                # What is served must not hang on a registry that is away when it is asked for news.
+                return await self.resolver.resolve(namespace, spec, model, before=before)
+            return found
 
         return list(await asyncio.gather(*(resolve(model) for model in spec.models)))
 
     async def _write(
-        self, live: Mapping[str, Any], previous: ModelSetStatus, models: list[ResolvedModel], verdict: Verdict
+        self,
+        live: Mapping[str, Any],
+        previous: ModelSetStatus,
+        models: list[ResolvedModel],
+        verdict: Verdict,
+        *,
+        looked_up: str = "",
     ) -> None:
         metadata = live["metadata"]
         status = ModelSetStatus(
@@ -103,6 +119,7 @@ class ModelSetController:
                 verdict, previous=previous.conditions, generation=metadata["generation"], now=self.now()
             ),
             models=models,
+            looked_up=looked_up,
             resolved=f"{sum(model.ready for model in models)}/{len(models)}",
             total_bytes=sum(model.size for model in models),
         )

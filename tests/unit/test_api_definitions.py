@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ollama_fleet.api import environment, reference
+from ollama_fleet.api import reference
 from ollama_fleet.api.crd import DEFINITIONS, Definition, definition
 from ollama_fleet.api.generate import main, outputs
 from ollama_fleet.api.modelfile import ModelParameters
 from ollama_fleet.api.reasons import MEANINGS, Reason
-from ollama_fleet.planning import variables
 from ollama_fleet.store.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +140,6 @@ def test_the_reference_names_every_field() -> None:
     for name in DESCRIBED:
         path = name.partition(".")[2]
         assert path in {"spec", "status"} or f"`{path}`" in page or "{}" in path
-
-
-def test_variables_are_refused_alike_by_the_definition_and_the_operator() -> None:
-    assert environment.OWNED.keys() == variables.OWNED.keys()
-    assert environment.TUNED == variables.TUNED
 
 
 def test_parameters_are_those_that_the_store_writes() -> None:

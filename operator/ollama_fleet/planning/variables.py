@@ -7,6 +7,7 @@ version does not know would be ignored in silence, so it is refused by name inst
 from dataclasses import dataclass
 from typing import Final
 
+from ollama_fleet.api.environment import OWNED, TUNED
 from ollama_fleet.planning.versions import LLAMA_SERVER, Version
 
 
@@ -48,30 +49,6 @@ CATALOGUE: Final[dict[str, Variable]] = {
     "OLLAMA_MULTIUSER_CACHE": Variable(until=LLAMA_SERVER),
     "OLLAMA_NEW_ENGINE": Variable(until=LLAMA_SERVER),
 }
-
-OWNED: Final[dict[str, str]] = {
-    "HOME": "the operator gives every server a home of its own",
-    "OLLAMA_HOST": "Ollama listens on the pod's loopback behind the sidecar",
-    "OLLAMA_MODELS": "the store is laid out by the puller; use spec.storage",
-    "OLLAMA_NOPRUNE": "a server must not prune a store that it does not own",
-    "NVIDIA_VISIBLE_DEVICES": "the device plugin chooses the GPUs; use spec.hardware",
-}
-"""Variables that are never the user's, with the reason."""
-
-TUNED: Final[dict[str, str]] = {
-    "OLLAMA_CONTEXT_LENGTH": "contextLength",
-    "OLLAMA_FLASH_ATTENTION": "flashAttention",
-    "OLLAMA_GPU_OVERHEAD": "gpuOverhead",
-    "LLAMA_ARG_FIT_TARGET": "gpuOverhead",
-    "OLLAMA_KEEP_ALIVE": "keepAlive",
-    "OLLAMA_KV_CACHE_TYPE": "kvCacheType",
-    "OLLAMA_LOAD_TIMEOUT": "loadTimeout",
-    "OLLAMA_MAX_LOADED_MODELS": "maxLoadedModels",
-    "OLLAMA_MAX_QUEUE": "maxQueue",
-    "OLLAMA_NUM_PARALLEL": "numParallel",
-    "OLLAMA_SCHED_SPREAD": "schedSpread",
-}
-"""Variables with a field of their own below ``spec.tuning``."""
 
 _PASSED_ON: Final = ("CUDA_", "HIP_", "ROCR_", "GGML_", "GPU_DEVICE_", "HSA_", "NVIDIA_")
 """Prefixes that Ollama hands to its engines as they are."""

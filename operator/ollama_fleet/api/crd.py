@@ -7,9 +7,10 @@ from pydantic import BaseModel
 from pydantic.config import JsonDict
 
 from ollama_fleet.api import names, samples
+from ollama_fleet.api.deploymentstatus import OllamaDeploymentStatus
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.nodevramreport import NodeVRAMReportSpec, NodeVRAMReportStatus
-from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, OllamaDeploymentStatus
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.schema import Schema, rule, structural
 
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from ollama_fleet.api.deploymentstatus import OllamaDeploymentStatus
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
-from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, OllamaDeploymentStatus
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import status, verdicts
 from ollama_fleet.controllers.caches import Caches

@@ -5,13 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ollama_fleet.api import names
+from ollama_fleet.api.deploymentstatus import DownloadStatus, GroupStatus, OllamaDeploymentStatus, ServedModel
 from ollama_fleet.api.group import GroupConfig, GroupModel
-from ollama_fleet.api.ollamadeployment import (
-    DownloadStatus,
-    GroupStatus,
-    OllamaDeploymentStatus,
-    ServedModel,
-)
 from ollama_fleet.api.state import ModelPhase, ModelState
 from ollama_fleet.controllers.conditions import Verdict, conditions
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod

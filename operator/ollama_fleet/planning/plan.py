@@ -2,14 +2,9 @@
 
 from dataclasses import dataclass
 
+from ollama_fleet.api.deploymentstatus import EffectiveValue
 from ollama_fleet.api.group import GroupConfig
-from ollama_fleet.api.ollamadeployment import (
-    EffectiveValue,
-    HardwareSpec,
-    PlacementSpec,
-    ReadinessPolicy,
-    StorageSpec,
-)
+from ollama_fleet.api.ollamadeployment import HardwareSpec, PlacementSpec, ReadinessPolicy, StorageSpec
 from ollama_fleet.planning.environment import Setting
 from ollama_fleet.planning.problems import Problem
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from ollama_fleet.api.deploymentstatus import EffectiveValue
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.ollamadeployment import (
-    EffectiveValue,
     OllamaDeploymentSpec,
     PlacementSpec,
     ReadinessPolicy,

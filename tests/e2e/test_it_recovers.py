@@ -128,6 +128,33 @@ def test_a_rollout_never_has_fewer_ready_pods_than_before(fleet: Fleet, chat: st
     assert least == 2
 
 
+def test_without_room_for_both_old_servers_make_room_one_by_one(fleet: Fleet, namespace: str) -> None:
+    # Two nodes of the machine's cores each: one server of this size fits on each, and no third one.
+    cores = int(fleet.json("get", "node", fleet.made[0].name)["status"]["allocatable"]["cpu"])
+    large = {"cpu": {"cores": f"{cores * 1000 - 600}m", "memory": "512Mi"}}
+    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace, hardware=large, replicas=2))
+    fleet.wait_ready("chat", namespace)
+    old = ready_pods(fleet, namespace)
+    fleet.patch("od", "chat", namespace, {"spec": {"tuning": {"maxQueue": 100}}})
+    fleet.wait_reason("od", "chat", namespace, "Unschedulable")
+    assert ready_pods(fleet, namespace) == old
+    fleet.wait(
+        "the status says that servers go one by one",
+        lambda: "one by one" in fleet.condition("od", "chat", namespace, "Reconciling").get("message", ""),
+        seconds=30,
+    )
+    print(f"rollout without room: done after {fleet.wait_ready('chat', namespace, seconds=150):.1f} s")
+    assert not ready_pods(fleet, namespace) & old
+
+
+def test_a_wish_that_fits_nowhere_costs_no_server(fleet: Fleet, chat: str) -> None:
+    serving = ready_pods(fleet, chat)
+    fleet.patch("od", "chat", chat, {"spec": {"hardware": {"cpu": {"cores": "999", "memory": "512Mi"}}}})
+    fleet.wait_reason("od", "chat", chat, "Unschedulable")
+    time.sleep(15)
+    assert ready_pods(fleet, chat) == serving
+
+
 def test_a_registry_that_is_away_is_waited_for(fleet: Fleet, namespace: str) -> None:
     fleet.registry.down()
     try:

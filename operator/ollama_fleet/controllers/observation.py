@@ -42,6 +42,13 @@ class ObservedGroup:
         )
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether the rollout takes an old server away before it starts a new one."""
+        if self.deployment is None:
+            return False
+        return bool(self.deployment["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge") == 0)
+
+    @property
     def wanted(self) -> int:
         """Replicas that the live Deployment asks for."""
         return int(self.deployment["spec"].get("replicas", 1)) if self.deployment else 0

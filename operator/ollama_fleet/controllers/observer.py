@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from ollama_fleet.api import names
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.state import SidecarState
+from ollama_fleet.controllers import room
 from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
 from ollama_fleet.controllers.pods import PodView, trouble, view
@@ -70,6 +72,23 @@ class Observer:
             )
             for group in sorted({*configs, *deployments})
         ]
+
+    def crowded(self, owner: Object, *, now: datetime) -> frozenset[str]:
+        """Groups whose rollout finds no room for a new server beside the old ones.
+
+        Once it is so, it stays so until the rollout is done: the room that each replaced server leaves is not enough
+        for two.
+        """
+        key = _key(owner)
+        pods = self.caches.pods.by_index(BY_DEPLOYMENT, key)
+        found = []
+        for deployment in self.caches.deployments.by_index(BY_DEPLOYMENT, key):
+            name = deployment["metadata"]["labels"].get(names.LABEL_GROUP, "")
+            group = ObservedGroup(name, deployment)
+            mine = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_GROUP) == name]
+            if not group.rolled_out and (group.one_by_one or room.lacking(mine, now=now)):
+                found.append(name)
+        return frozenset(found)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""

@@ -112,12 +112,16 @@ class OllamaDeploymentController:
     def _request(self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig]) -> PlanRequest:
         metadata = live["metadata"]
         names_ = [reference.name for reference in spec.model_sets]
+        crowded = self.observer.crowded(live, now=self.now())
         return PlanRequest(
             namespace=metadata["namespace"],
             name=metadata["name"],
             spec=spec,
             model_sets={name: self._model_set(metadata["namespace"], name) for name in names_},
-            previous=tuple(PreviousGroup(name=name, config=config) for name, config in sorted(in_force.items())),
+            previous=tuple(
+                PreviousGroup(name=name, config=config, crowded=name in crowded)
+                for name, config in sorted(in_force.items())
+            ),
             policy=self.policy,
         )
 

@@ -52,12 +52,10 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
     count = f"{ready}/{wanted} servers ready"
     serving = ready >= wanted
     for group in groups:
-        if group.failure:
-            yield Stuck(failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
+        yield from _troubles(group, count)
+    for group in groups:
+        yield from _crowded(group, count, serving=serving)
     pods = [observed for group in groups for observed in group.pods if not observed.pod.deleting]
-    for observed in pods:
-        if observed.trouble:
-            yield Stuck(observed.trouble.reason, f"{count}; pod {observed.pod.name}: {observed.trouble.message}")
     for observed in pods:
         yield from _pulling(observed, count)
     for observed in pods:
@@ -69,6 +67,26 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
     if len(pods) > wanted:
         yield Working(Reason.SCALING, f"{count}; {len(pods) - wanted} pods to go", serving)
     yield Working(Reason.STARTING, f"{count}; pods are starting", serving)
+
+
+def _troubles(group: ObservedGroup, count: str) -> Iterator[Verdict]:
+    if group.failure:
+        yield Stuck(failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
+    for observed in group.pods:
+        if observed.trouble is None or observed.pod.deleting:
+            continue
+        if observed.trouble.reason is Reason.UNSCHEDULABLE and group.one_by_one:
+            # An old server is about to make room.
+            continue
+        yield Stuck(observed.trouble.reason, f"{count}; pod {observed.pod.name}: {observed.trouble.message}")
+
+
+def _crowded(group: ObservedGroup, count: str, *, serving: bool) -> Iterator[Verdict]:
+    """A new server that finds no room beside the old ones is no trouble of its own: one of them makes room."""
+    if group.rolled_out or not group.one_by_one:
+        return
+    what = "no room for a new server beside the old ones: they are replaced one by one"
+    yield Working(Reason.ROLLING_OUT, f"{count}, {group.updated} updated; {what}", serving)
 
 
 def _pulling(observed: ObservedPod, count: str) -> Iterator[Verdict]:

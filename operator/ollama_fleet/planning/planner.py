@@ -87,6 +87,7 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, mod
         storage=spec.storage or StorageSpec(),
         placement=spec.placement or PlacementSpec(),
         readiness_policy=_readiness(spec),
+        surge=not any(group.crowded for group in request.previous if group.name == name),
     )
 
 

@@ -36,6 +36,8 @@ class PreviousGroup:
 
     name: str
     config: GroupConfig
+    crowded: bool = False
+    """A rollout found no room for a new server beside the old ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from testbed import crds
+from testbed.build import KUBERNETES
 from testbed.controlplane import ControlPlane
 from testbed.kwok import SimulatedNodes
 from testbed.state import claimed
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the cluster tests against the cluster of $KUBECONFIG; the CRDs must be installed there",
     )
+    parser.addoption("--kubernetes", default=KUBERNETES, help="minor of the control plane (default: %(default)s)")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,7 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane | Exi
         yield ExistingCluster(_existing_kubeconfig())
         return
     with claimed("pytest") as state:
-        plane = ControlPlane(state)
+        plane = ControlPlane(state, minor=request.config.getoption("--kubernetes"))
         plane.up()
         crds.install(plane)
         yield plane

@@ -67,6 +67,10 @@ class Fleet:
         found = self.json("get", "pods", "-n", namespace)["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def pods_of(self, namespace: str, group: str) -> list[Any]:
+        """Servers of one group."""
+        return [pod for pod in self.pods(namespace) if pod["metadata"]["labels"].get("ollamafleet.io/group") == group]
+
     def wait(self, what: str, done: Callable[[], bool], *, seconds: float = 90) -> float:
         """Poll until ``done``; returns the seconds it took."""
         started = time.monotonic()

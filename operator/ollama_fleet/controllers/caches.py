@@ -119,13 +119,15 @@ def _model_sets_of(obj: Json) -> Iterator[str]:
 def _pod(pod: Json) -> Json:
     """Pods are the most numerous objects; volumes, environment and the like are never looked at again."""
     metadata, spec = pod["metadata"], pod.get("spec", {})
+    # Only a gated pod can still be placed.
+    placing = ("affinity",) if spec.get("schedulingGates") else ()
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "annotations", "deletionTimestamp")
     return {
         "apiVersion": pod.get("apiVersion", "v1"),
         "kind": "Pod",
         "metadata": {key: metadata[key] for key in kept if key in metadata},
         "spec": {
-            **{key: spec[key] for key in ("nodeName", "readinessGates", "schedulingGates") if key in spec},
+            **{key: spec[key] for key in ("nodeName", "readinessGates", "schedulingGates", *placing) if key in spec},
             **{key: [_needs(container) for container in spec.get(key, ())] for key in ("containers", "initContainers")},
         },
         "status": pod.get("status", {}),

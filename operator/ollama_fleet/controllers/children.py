@@ -9,7 +9,7 @@ from typing import Any
 from ollama_fleet.api import names
 from ollama_fleet.controllers.drift import holds
 from ollama_fleet.controllers.observation import owned
-from ollama_fleet.kube import errors
+from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import Kind, kind_of
 
@@ -74,7 +74,9 @@ class Children:
         deleted = []
         for child in live:
             metadata = child["metadata"]
-            if (child["kind"], metadata["name"]) in wanted or "deletionTimestamp" in metadata:
+            # Jobs come and go with placements, not with the plan.
+            kept = (child["kind"], metadata["name"]) in wanted or child["kind"] == kinds.JOB.kind
+            if kept or "deletionTimestamp" in metadata:
                 continue
             kind: Kind = kind_of(child)
             await self.client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])

@@ -28,6 +28,8 @@ class ObservedGroup:
     name: str
     deployment: Mapping[str, Any] | None = None
     pods: tuple[ObservedPod, ...] = ()
+    pulls: tuple[PullProgress, ...] = ()
+    """What Jobs that fill caches of nodes say."""
 
     @property
     def rolled_out(self) -> bool:

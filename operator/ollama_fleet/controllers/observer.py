@@ -16,6 +16,7 @@ from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
 from ollama_fleet.controllers.pods import PodView, trouble, view
 from ollama_fleet.controllers.podservers import PodServers
+from ollama_fleet.manifests.prepull import LABEL_PULLS_FOR
 
 Object = Mapping[str, Any]
 
@@ -56,9 +57,12 @@ class Observer:
     async def groups(self, owner: Object, configs: Mapping[str, GroupConfig]) -> list[ObservedGroup]:
         """The groups as they stand; ``configs`` says what their pods should serve."""
         key = _key(owner)
-        observed = await asyncio.gather(
-            *(self._pod(pod, configs) for pod in self.caches.pods.by_index(BY_DEPLOYMENT, key))
-        )
+        raw = self.caches.pods.by_index(BY_DEPLOYMENT, key)
+        observed = await asyncio.gather(*(self._pod(pod, configs) for pod in raw))
+        pulls = [
+            (pod["metadata"]["labels"].get(LABEL_PULLS_FOR), one.progress)
+            for pod, one in zip(raw, observed, strict=True)
+        ]
         deployments = {
             deployment["metadata"]["labels"].get(names.LABEL_GROUP, ""): deployment
             for deployment in self.caches.deployments.by_index(BY_DEPLOYMENT, key)
@@ -69,6 +73,7 @@ class Observer:
                 name=group,
                 deployment=deployments.get(group),
                 pods=tuple(sorted((o for o in observed if o.pod.group == group), key=lambda o: o.pod.name)),
+                pulls=tuple(progress for name, progress in pulls if name == group and progress),
             )
             for group in sorted({*configs, *deployments})
         ]

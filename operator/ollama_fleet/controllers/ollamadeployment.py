@@ -17,13 +17,14 @@ from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.controllers import status, verdicts
+from ollama_fleet.controllers import placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
+from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
@@ -56,6 +57,7 @@ class OllamaDeploymentController:
     observer: Observer
     children: Children
     pods: PodWriter
+    placer: Placer
     events: EventRecorder
     policy: ImagePolicy
     now: Callable[[], datetime]
@@ -83,6 +85,7 @@ class OllamaDeploymentController:
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
         await self.pods.update(groups, in_force)
+        refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
             plan,
@@ -164,6 +167,17 @@ class OllamaDeploymentController:
     def _deployment(self, live: Object, group: str) -> Object | None:
         metadata = live["metadata"]
         return self.caches.deployments.get(metadata["namespace"], child_name(Owner.of(live), group))
+
+    async def _place(self, live: Object, plan: Plan, groups: Sequence[ObservedGroup]) -> Stuck | None:
+        """Bring gated pods to nodes with filled caches; a cache that cannot be filled is a verdict."""
+        seen = {group.name: group for group in groups}
+        for group in plan.groups:
+            if group.name in seen:
+                await self.placer.place(live, group, seen[group.name])
+        failed = placement.failures(self.caches, live, plan.groups)
+        if failed:
+            return Stuck(failed[0].reason, f"The cache of node {failed[0].node} cannot be filled: {failed[0].message}")
+        return None
 
     async def _write(
         self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus, verdict: Verdict

@@ -6,7 +6,7 @@ cannot be made, pods that cannot start, pods that need time.
 
 from collections.abc import Iterator, Sequence
 
-from ollama_fleet.api.progress import PullPhase
+from ollama_fleet.api.progress import PullPhase, PullProgress
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working
@@ -56,8 +56,8 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
     for group in groups:
         yield from _crowded(group, count, serving=serving)
     pods = [observed for group in groups for observed in group.pods if not observed.pod.deleting]
-    for observed in pods:
-        yield from _pulling(observed, count)
+    for progress in (*(o.progress for o in pods), *(pull for group in groups for pull in group.pulls)):
+        yield from _pulling(progress, count)
     for observed in pods:
         yield from _loading(observed, count, serving=serving)
     if any(not group.rolled_out for group in groups) and ready:
@@ -71,7 +71,9 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
 
 def _troubles(group: ObservedGroup, count: str) -> Iterator[Verdict]:
     if group.failure:
-        yield Stuck(failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}")
+        yield Stuck(
+            failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}{_remedy(group.failure)}"
+        )
     for observed in group.pods:
         if observed.trouble is None or observed.pod.deleting:
             continue
@@ -89,16 +91,16 @@ def _crowded(group: ObservedGroup, count: str, *, serving: bool) -> Iterator[Ver
     yield Working(Reason.ROLLING_OUT, f"{count}, {group.updated} updated; {what}", serving)
 
 
-def _pulling(observed: ObservedPod, count: str) -> Iterator[Verdict]:
-    if observed.progress is None:
+def _pulling(progress: PullProgress | None, count: str) -> Iterator[Verdict]:
+    if progress is None:
         return
-    for model in observed.progress.models:
+    for model in progress.models:
         if model.phase is PullPhase.RETRYING:
             reason = _reason(model.reason)
             message = f"{count}; {model.name}: {model.message}"
             yield Stuck(reason, message) if reason in _STALLING_PULLS else Working(reason, message)
-    total = sum(model.total_bytes for model in observed.progress.models)
-    done = sum(model.completed_bytes for model in observed.progress.models)
+    total = sum(model.total_bytes for model in progress.models)
+    done = sum(model.completed_bytes for model in progress.models)
     if done < total:
         yield Working(Reason.PULLING, f"{count}; {_gigabytes(done)} of {_gigabytes(total)} downloaded")
 
@@ -120,6 +122,15 @@ def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Ve
     loading = [model.name for model in observed.state.models if model.phase is not ModelPhase.WARM]
     if loading:
         yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}", serving)
+
+
+def _remedy(message: str) -> str:
+    if failure_reason(message) is Reason.POD_SECURITY_FORBIDDEN:
+        return (
+            "; label the namespace pod-security.kubernetes.io/enforce=privileged, which directories of a node need, "
+            "or choose cache type Ephemeral"
+        )
+    return ""
 
 
 def failure_reason(message: str) -> Reason:

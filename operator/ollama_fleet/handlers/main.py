@@ -19,6 +19,7 @@ from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.modelset import ModelSetController
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
+from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podservers import PodServers
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.resolver import RegistryResolver
@@ -224,6 +225,7 @@ class Operator:
             observer=observer,
             children=children,
             pods=PodWriter(client, now),
+            placer=Placer(client, caches, children, now),
             events=events,
             policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
             now=now,

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final, get_args
 
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.names import PATH_CA_SECRETS, PATH_CONFIG, PATH_MODELS, PATH_PULL_SECRETS, PORT_PROGRESS
+from ollama_fleet.store.files import DIRECTORY_MODE
 from ollama_fleet.store.puller import Mode, Settings, run_puller
 
 _TERMINATED: Final = 128 + signal.SIGTERM
@@ -30,7 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         pull_secrets=arguments.pull_secrets,
         ca_secrets=arguments.ca_secrets,
     )
+    if settings.mode == "job":
+        hand_over(settings.models_dir / "blobs")
     return asyncio.run(_run(config, settings))
+
+
+def hand_over(directory: Path) -> None:
+    """Give a node's cache, which the kubelet made for root, to the servers' group.
+
+    Only root can, and as a member of that group it needs no capability for it; others find the directory right.
+    """
+    if os.geteuid() == 0 and directory.stat().st_uid == 0:
+        os.chown(directory, -1, os.getegid())
+        directory.chmod(DIRECTORY_MODE)
 
 
 async def _run(config: GroupConfig, settings: Settings) -> int:

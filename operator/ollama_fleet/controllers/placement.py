@@ -1,0 +1,170 @@
+"""Placing servers with a ``Node`` cache: choose a node, fill its cache by a Job, then let the pod go there.
+
+No pod holds a GPU while gigabytes are pulled: until then it carries a scheduling gate.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from ollama_fleet.api import names
+from ollama_fleet.api.ollamadeployment import EPHEMERAL
+from ollama_fleet.controllers import jobs, room
+from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
+from ollama_fleet.controllers.children import Children
+from ollama_fleet.controllers.jobs import JobView
+from ollama_fleet.controllers.observation import ObservedGroup
+from ollama_fleet.kube import errors, kinds
+from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
+from ollama_fleet.manifests.names import Owner
+from ollama_fleet.manifests.prepull import content, pin, prepull_job
+from ollama_fleet.planning.placement import Amounts, Demand, Load, NodeView, choose
+from ollama_fleet.planning.plan import Group
+from ollama_fleet.planning.quantities import parse_quantity
+
+logger = logging.getLogger(__name__)
+
+Object = Mapping[str, Any]
+
+_TRY_AGAIN_SECONDS: Final = 60.0
+"""After which a failed Job makes way for a new one: the registry may have what it lacked."""
+
+
+@dataclass(slots=True)
+class Placer:
+    """Places the gated pods of groups with a ``Node`` cache."""
+
+    client: KubeClient
+    caches: Caches
+    children: Children
+    now: Callable[[], datetime]
+
+    async def place(self, live: Object, group: Group, seen: ObservedGroup) -> None:
+        """One pass over one group: Jobs where they are missing, gates off where a cache is filled."""
+        if (group.storage.cache or EPHEMERAL).type != "Node":
+            return
+        known = self._jobs(live, group)
+        await self._clear(live, known, wanted=content(group))
+        current = {job.node: job for job in known if job.content == content(group)}
+        for node in sorted({o.pod.node for o in seen.pods if o.pod.node and not o.pod.deleting}):
+            await self._fill(live, group, node, current)
+        loads = self._loads(group, seen, current)
+        for observed in seen.pods:
+            if observed.pod.scheduling_gated and not observed.pod.deleting:
+                await self._place_one(live, group, observed.pod.name, current, loads)
+
+    async def _place_one(
+        self, live: Object, group: Group, pod: str, current: Mapping[str, JobView], loads: dict[str, Load]
+    ) -> None:
+        raw = self.caches.pods.get(live["metadata"]["namespace"], pod)
+        if raw is None:
+            return
+        demand = _demand(raw, group)
+        node = choose(demand, map(_node, self.caches.nodes.list()), loads)
+        if node is None:
+            # Node autoscalers act on pods that the scheduler could not place: a gated one is none.
+            await self._release(raw, node=None)
+            return
+        before = loads.get(node, Load())
+        loads[node] = Load(_sum(before.requests, demand.requests), before.servers + 1, before.cached)
+        job = current.get(node)
+        if job is not None and job.done:
+            await self._release(raw, node=node)
+        else:
+            await self._fill(live, group, node, current)
+
+    async def _fill(self, live: Object, group: Group, node: str, current: Mapping[str, JobView]) -> None:
+        if node not in current:
+            await self.children.apply(prepull_job(group, owner=Owner.of(live), node=node), live=None, owner=live)
+
+    async def _release(self, pod: Object, *, node: str | None) -> None:
+        """Take the gate off; with a node, the pod may go nowhere else. One patch: no moment in between."""
+        metadata = pod["metadata"]
+        gates = [g for g in pod["spec"].get("schedulingGates", ()) if g["name"] != names.SCHEDULING_GATE]
+        spec: dict[str, Any] = {"schedulingGates": gates or None}
+        if node is not None:
+            spec["affinity"] = {"nodeAffinity": _pinned(pod, node)}
+        body = {"metadata": {"uid": metadata["uid"]}, "spec": spec}
+        try:
+            await self.client.patch(kinds.POD, metadata["namespace"], metadata["name"], body, content_type=MERGE_PATCH)
+        except (errors.NotFound, errors.Conflict):
+            return
+        logger.info("pod placed", extra={"pod": f"{metadata['namespace']}/{metadata['name']}", "node": node or "any"})
+
+    async def _clear(self, live: Object, known: Iterable[JobView], *, wanted: str) -> None:
+        """Delete Jobs for content that is no longer wanted, and failed ones after a while."""
+        for job in known:
+            waited = (self.now() - job.failed_at).total_seconds() if job.failed_at else 0.0
+            if job.content != wanted or waited >= _TRY_AGAIN_SECONDS:
+                await self.client.delete(kinds.JOB, live["metadata"]["namespace"], job.name, uid=job.uid)
+
+    def _jobs(self, live: Object, group: Group) -> list[JobView]:
+        key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
+        found = (
+            jobs.view(job)
+            for job in self.caches.jobs.by_index(BY_DEPLOYMENT, key)
+            if "deletionTimestamp" not in job["metadata"]
+        )
+        return [job for job in found if job.group == group.name]
+
+    def _loads(self, group: Group, seen: ObservedGroup, current: Mapping[str, JobView]) -> dict[str, Load]:
+        """What the whole fleet has on each node, as far as this operator knows."""
+        loads: dict[str, Load] = {node: Load(cached=job.done) for node, job in current.items()}
+        mine = {observed.pod.uid for observed in seen.pods if observed.pod.group == group.name}
+        for pod in self.caches.pods.list():
+            node = pod["spec"].get("nodeName")
+            if not node or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+                continue
+            before = loads.get(node, Load())
+            total = _sum(before.requests, room.requests(pod))
+            loads[node] = Load(total, before.servers + (pod["metadata"]["uid"] in mine), before.cached)
+        return loads
+
+
+def _sum(one: Amounts, other: Amounts) -> dict[str, Decimal]:
+    return {key: one.get(key, Decimal(0)) + other.get(key, Decimal(0)) for key in {*one, *other}}
+
+
+def failures(caches: Caches, live: Object, groups: Sequence[Group]) -> list[JobView]:
+    """Jobs for wanted content that failed for good."""
+    wanted = {(group.name, content(group)) for group in groups}
+    key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
+    found = (jobs.view(job) for job in caches.jobs.by_index(BY_DEPLOYMENT, key))
+    return [job for job in found if job.failed_at is not None and (job.group, job.content) in wanted]
+
+
+def _demand(pod: Object, group: Group) -> Demand:
+    return Demand(
+        requests=room.requests(pod),
+        selector=group.placement.node_selector or {},
+        tolerations=group.placement.tolerations or (),
+        terms=_required(pod).get("nodeSelectorTerms", ()),
+    )
+
+
+def _pinned(pod: Object, node: str) -> dict[str, Any]:
+    """The pod's required affinity with the node added to each alternative: it may only be narrowed."""
+    (only,) = pin(node)["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    terms = [{**term, **only} for term in _required(pod).get("nodeSelectorTerms") or [{}]]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def _required(pod: Object) -> Mapping[str, Any]:
+    affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+    found: Mapping[str, Any] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    return found
+
+
+def _node(node: Object) -> NodeView:
+    spec, status = node.get("spec", {}), node.get("status", {})
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
+    return NodeView(
+        name=node["metadata"]["name"],
+        usable=ready and not spec.get("unschedulable"),
+        labels=node["metadata"].get("labels", {}),
+        taints=spec.get("taints", ()),
+        allocatable={key: parse_quantity(value) for key, value in status.get("allocatable", {}).items()},
+    )

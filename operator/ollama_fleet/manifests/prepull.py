@@ -1,0 +1,112 @@
+"""The Job that fills a node's cache before a server is placed there."""
+
+import hashlib
+import json
+from typing import Any, Final
+
+from ollama_fleet.api import names
+from ollama_fleet.manifests.names import Owner, child_name, metadata
+from ollama_fleet.manifests.pod import USER
+from ollama_fleet.manifests.storage import config_mount, secret_mounts, store_mounts, volumes
+from ollama_fleet.planning.plan import Group
+
+LABEL_PULLS_FOR: Final = f"{names.GROUP}/pulls-for"
+"""The group whose models a Job pulls. Not the group's own label: a Service must not find the Job's pods."""
+ANNOTATION_NODE: Final = f"{names.GROUP}/node"
+ANNOTATION_CONTENT: Final = f"{names.GROUP}/content"
+
+_FINAL_EXIT_CODES: Final = [10, 11, 12, 13]
+"""Of the puller: somebody must change something before another try makes sense."""
+_ATTEMPTS: Final = 6
+_LIMIT_SECONDS: Final = 24 * 3600
+
+
+def content(group: Group) -> str:
+    """What a cache must hold for the group, as a short hash."""
+    wanted = sorted(
+        (m.registry, m.repository, m.manifest_digest, m.modelfile.adapter or "") for m in group.config.models
+    )
+    return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+
+
+def prepull_job(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
+    """The Job for one node. Its name is a hash of node and content: done once, it is never done again."""
+    name = child_name(owner, group.name)
+    key = hashlib.sha256(f"{node}/{content(group)}".encode()).hexdigest()[:10]
+    found = metadata(owner, group.name, annotations={ANNOTATION_NODE: node, ANNOTATION_CONTENT: content(group)})
+    labels = {key: value for key, value in found["labels"].items() if key != names.LABEL_GROUP}
+    labels |= {names.LABEL_COMPONENT: "puller", LABEL_PULLS_FOR: group.name}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {**found, "name": f"{name}-pull-{key}", "labels": labels},
+        "spec": {
+            "backoffLimit": _ATTEMPTS,
+            "activeDeadlineSeconds": _LIMIT_SECONDS,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {
+                            "containerName": names.CONTAINER_PULLER,
+                            "operator": "In",
+                            "values": _FINAL_EXIT_CODES,
+                        },
+                    },
+                ]
+            },
+            "template": {"metadata": {"labels": labels}, "spec": _pod(group, owner=owner, node=node)},
+        },
+    }
+
+
+def _pod(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "affinity": {"nodeAffinity": pin(node)},
+        # The kubelet makes the directory for root. As root of the servers' group, without any capability, the puller
+        # may hand it to that group; servers then write as themselves.
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": names.CONTAINER_PULLER,
+                "image": group.fleet_image,
+                "args": ["puller", "--mode=job"],
+                "ports": [{"name": "progress", "containerPort": names.PORT_PROGRESS}],
+                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    *store_mounts(read_only=False),
+                    config_mount(),
+                    *secret_mounts(group),
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
+                ],
+            }
+        ],
+        "volumes": [
+            volume
+            for volume in volumes(group, name=child_name(owner, group.name), namespace=owner.namespace)
+            if volume["name"] != "home"
+        ],
+    }
+    if group.placement.tolerations:
+        spec["tolerations"] = group.placement.tolerations
+    return spec
+
+
+def pin(node: str) -> dict[str, Any]:
+    """Required node affinity to one node by its name."""
+    field = {"key": "metadata.name", "operator": "In", "values": [node]}
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [field]}]}}

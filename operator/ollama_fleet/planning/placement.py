@@ -1,0 +1,100 @@
+"""Which node a server should go to, before the scheduler is asked: its cache is filled there first. Pure.
+
+The scheduler has the last word. A choice that it refuses shows as an unschedulable pod, so only what is plain from
+labels, taints and known requests is decided here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+Amounts = Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What of a node decides a placement."""
+
+    name: str
+    usable: bool
+    """Ready and not cordoned."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[Mapping[str, str]] = ()
+    allocatable: Amounts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a server asks of its node."""
+
+    requests: Amounts
+    selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    terms: Sequence[Mapping[str, Any]] = ()
+    """Required node affinity: one of these must hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What this fleet has on a node already."""
+
+    requests: Amounts = field(default_factory=dict)
+    servers: int = 0
+    """Servers of the same group."""
+    cached: bool = False
+    """The models are on its disk."""
+
+
+def choose(demand: Demand, nodes: Iterable[NodeView], loads: Mapping[str, Load]) -> str | None:
+    """The best node: filled caches first, then few servers of the group, then by name. None when none fits."""
+    fitting = [node.name for node in nodes if _fits(demand, node, loads.get(node.name, Load()))]
+    known = {name: loads.get(name, Load()) for name in fitting}
+    return min(fitting, key=lambda name: (not known[name].cached, known[name].servers, name), default=None)
+
+
+def _fits(demand: Demand, node: NodeView, load: Load) -> bool:
+    return (
+        node.usable
+        and all(node.labels.get(key) == value for key, value in demand.selector.items())
+        and (not demand.terms or any(_term_holds(term, node.labels) for term in demand.terms))
+        and all(_tolerated(taint, demand.tolerations) for taint in node.taints)
+        and all(
+            load.requests.get(name, Decimal(0)) + amount <= node.allocatable.get(name, Decimal(0))
+            for name, amount in demand.requests.items()
+        )
+    )
+
+
+def _term_holds(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return all(_expression_holds(expression, labels) for expression in term.get("matchExpressions", ()))
+
+
+_OPERATORS: Final[dict[str, Callable[[str | None, Sequence[str]], bool]]] = {
+    "In": lambda value, values: value in values,
+    "NotIn": lambda value, values: value not in values,
+    "Exists": lambda value, _: value is not None,
+    "DoesNotExist": lambda value, _: value is None,
+    "Gt": lambda value, values: value is not None and value.isdigit() and int(value) > int(values[0]),
+    "Lt": lambda value, values: value is not None and value.isdigit() and int(value) < int(values[0]),
+}
+
+
+def _expression_holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return _OPERATORS[expression["operator"]](labels.get(expression["key"]), expression.get("values", ()))
+
+
+def _tolerated(taint: Mapping[str, str], tolerations: Iterable[Mapping[str, Any]]) -> bool:
+    if taint.get("effect") == "PreferNoSchedule":
+        return True
+    return any(
+        toleration.get("effect") in {None, "", taint.get("effect")}
+        and (
+            (not toleration.get("key") and toleration.get("operator") == "Exists")
+            or (
+                toleration.get("key") == taint.get("key")
+                and (toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", ""))
+            )
+        )
+        for toleration in tolerations
+    )

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,8 +92,17 @@ def test_the_cost_of_create_and_change_in_requests(fleet: Fleet, namespace: str)
     assert not {key[1] for key in changed if key[0] == "patch"} & {"configmaps", "services", "networkpolicies"}
 
 
-def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str) -> None:
-    fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
+def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str, tmp_path: Path) -> None:
+    """A deployment with a cache on the node and two groups, a changed list of models, and one group less."""
+    fleet.run("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+    chat = {"name": "chat", "contextLength": 2048}
+    second = {"name": "second", "model": "chat", "contextLength": 1024}
+    storage = {"cache": {"type": "Node", "path": str(tmp_path)}}
+    fleet.apply(model_set(fleet, namespace, chat, second), deployment(namespace, storage=storage))
+    fleet.wait_ready("chat", namespace, seconds=120)
+    assert len(fleet.json("get", "od", "chat", "-n", namespace)["status"]["groups"]) == 2
+    fleet.apply(model_set(fleet, namespace, {**chat, "modelfile": {"system": "Be brief."}}))
+    fleet.wait("the second group is gone", lambda: not fleet.pods_of(namespace, "g1"), seconds=60)
     fleet.wait_ready("chat", namespace)
     entries = audit(fleet)
     refused = [

@@ -9,9 +9,10 @@ from typing import Any
 from ollama_fleet.api import names
 from ollama_fleet.controllers.drift import holds
 from ollama_fleet.controllers.observation import owned
-from ollama_fleet.kube import errors, kinds
+from ollama_fleet.kube import errors
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import Kind, kind_of
+from ollama_fleet.manifests.prepull import LABEL_PULLS_FOR
 
 Object = Mapping[str, Any]
 
@@ -68,14 +69,16 @@ class Children:
         self._confirmed[uid] = _version(live)
         return True
 
-    async def prune(self, live: Iterable[Object], *, keep: Iterable[Object]) -> list[str]:
-        """Delete the live objects that no wish names any more; returns what was deleted as ``Kind/name``."""
-        wanted = {(wish["kind"], wish["metadata"]["name"]) for wish in keep}
+    async def prune(self, live: Iterable[Object], *, keep: Iterable[Object], groups: Iterable[str]) -> list[str]:
+        """Delete the live objects that no wish names any more; returns what was deleted as ``Kind/name``.
+
+        Jobs come and go with placements and not with the plan: those of the ``groups`` stay.
+        """
+        wanted, known = {(wish["kind"], wish["metadata"]["name"]) for wish in keep}, frozenset(groups)
         deleted = []
         for child in live:
             metadata = child["metadata"]
-            # Jobs come and go with placements, not with the plan.
-            kept = (child["kind"], metadata["name"]) in wanted or child["kind"] == kinds.JOB.kind
+            kept = (child["kind"], metadata["name"]) in wanted or metadata["labels"].get(LABEL_PULLS_FOR) in known
             if kept or "deletionTimestamp" in metadata:
                 continue
             kind: Kind = kind_of(child)

@@ -161,7 +161,7 @@ class OllamaDeploymentController:
                 # The namespace is being deleted and took the children first; the OllamaDeployment follows.
                 return Stuck(Reason.INVALID_SPEC, "The namespace is being deleted")
             return Stuck(verdicts.failure_reason(str(refused)), str(refused))
-        await self.children.prune(known, keep=wishes)
+        await self.children.prune(known, keep=wishes, groups=(group.name for group in plan.groups))
         return None
 
     def _deployment(self, live: Object, group: str) -> Object | None:

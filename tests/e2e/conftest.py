@@ -28,6 +28,11 @@ OPERATOR_NAMESPACE = "ollama-fleet"
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the nodes themselves come first: the fleet holds the machine's only nodes until the end."""
+    items.sort(key=lambda item: "test_testbed_" not in item.nodeid)
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """The cluster as a test uses it."""

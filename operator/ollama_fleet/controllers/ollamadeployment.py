@@ -41,7 +41,7 @@ Object = Mapping[str, Any]
 _LOOK_AGAIN_SECONDS: Final = 1.0
 """Pulls and loads are followed by asking the pods, which send no events."""
 _STATUS_SECONDS: Final = 2.0
-"""Between two writes of a status whose conditions say the same: counts and bytes may be that old."""
+"""Between two writes of a status whose conditions say the same: reasons, counts and bytes may be that old."""
 _STUCK_SECONDS: Final = 30.0
 _TERMINATING: Final = "because it is being terminated"
 """How the API server refuses new objects in a namespace that is being deleted."""

@@ -140,9 +140,8 @@ def _endpoint(owner: Owner, group: str) -> str:
 
 
 def conclusion(status: OllamaDeploymentStatus) -> tuple[object, ...]:
-    """What people and tools act on: the generation seen, and status and reason of each condition."""
-    conditions = tuple((condition.type, condition.status, condition.reason) for condition in status.conditions)
-    return (status.observed_generation, conditions)
+    """What tools act on and must hear at once: the generation seen, and what each condition says."""
+    return (status.observed_generation, tuple((entry.type, entry.status) for entry in status.conditions))
 
 
 def reason_of(status: OllamaDeploymentStatus) -> str:

@@ -1,17 +1,21 @@
 """``python -m testbed``: build, start, look at and remove test beds."""
 
 import argparse
-import shutil
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from testbed import crds, nodes
-from testbed.build import KUBERNETES, RECIPES, ensure, seconds_to_build
-from testbed.controlplane import ControlPlane
-from testbed.images import ensure_base, ensure_ollama, ensure_product
+from testbed.build import KUBERNETES, RECIPES, BuildFailed, ensure, seconds_to_build
+from testbed.controlplane import ControlPlane, NotReady
+from testbed.images import ensure_base, ensure_ollama, ensure_pause, ensure_product
 from testbed.kwok import SimulatedNodes
 from testbed.ollama_process import VERSIONS
+from testbed.packages import NotInstalled
 from testbed.paths import STATE
 from testbed.processes import Process
 from testbed.registry import Registry
@@ -27,7 +31,11 @@ def main() -> int:
     """The exit code."""
     options = _parser().parse_args()
     run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    try:
+        return run(options)
+    except (BuildFailed, NotInstalled, NotReady, nodes.NodesInUse) as error:
+        say(f"error: {error}")
+        return 1
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -38,15 +46,25 @@ def _build(options: argparse.Namespace) -> int:
 
 def _prepare(_: argparse.Namespace) -> int:
     """All that the tests need; on a second run it only looks."""
-    for name in _TESTS_NEED:
-        ensure(name)
-    with step("images"):
-        ensure_base()
-        ensure_product()
-        for version in VERSIONS:
-            ensure_ollama(version, ensure(f"ollama-{version}"))
-    _table(("PROGRAM", "SECONDS TO BUILD"), [(name, f"{seconds_to_build(name):.0f}") for name in _TESTS_NEED])
+    programs = [(*_prepared(name, partial(ensure, name)), f"{seconds_to_build(name):.0f}") for name in _TESTS_NEED]
+    images = [
+        _prepared("base image", ensure_base),
+        _prepared("pause image", lambda: ensure_pause().archive),
+        _prepared("product image", lambda: ensure_product().archive),
+        *(_prepared(f"Ollama {version} image", partial(_ollama_image, version)) for version in VERSIONS),
+    ]
+    _table(("WHAT", "FROM", "SECONDS", "SECONDS TO COMPILE"), [*programs, *((*image, "") for image in images)])
     return 0
+
+
+def _prepared(what: str, make: Callable[[], Path]) -> tuple[str, str, str]:
+    begun, started = time.time(), time.monotonic()
+    origin = "made now" if make().stat().st_mtime >= begun else "cache"
+    return what, origin, f"{time.monotonic() - started:.1f}"
+
+
+def _ollama_image(version: str) -> Path:
+    return ensure_ollama(version, ensure(f"ollama-{version}")).archive
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -100,10 +118,10 @@ def _logs(options: argparse.Namespace) -> int:
     records = processes(STATE / options.id)
     for path in (one.log(options.name) for one in records):
         if path.exists():
-            with path.open(errors="replace") as log:
-                shutil.copyfileobj(log, sys.stdout)
-            return 0
-    say(f"no log of {options.name}; {options.id} has: {' '.join(p.name for one in records for p in one.all())}")
+            # From the first line on; following, until the reader has enough.
+            os.execvp("tail", ["tail", "--lines=+1", *(["--follow=name"] if options.follow else []), str(path)])
+    known = ", ".join(process.name for one in records for process in one.all())
+    say(f"no log of {options.name} in {options.id}: {f'it has {known}' if known else 'no such test bed is up'}")
     return 1
 
 
@@ -140,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     logs = _with_id(commands.add_parser("logs", help="print what a component wrote"))
     logs.add_argument("name", help="as in the status")
+    logs.add_argument("--follow", action="store_true", help="go on with what it writes from now on")
     logs.set_defaults(run=_logs)
     return parser
 

@@ -26,8 +26,29 @@ def judge(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Ve
     ready = sum(group.ready for group in groups)
     settled = all(group.rolled_out for group in groups) and len(groups) == len(plan.groups)
     if settled and ready >= wanted:
-        return Done(Reason.ALL_WARM, f"{ready}/{wanted} servers ready with all their models in memory")
+        return _newcomers(plan, groups, count=f"{ready}/{wanted} servers ready") or Done(
+            Reason.ALL_WARM, f"{ready}/{wanted} servers ready with all their models in memory"
+        )
     return next(_reasons(groups, ready=ready, wanted=wanted))
+
+
+def _newcomers(plan: Plan, groups: Sequence[ObservedGroup], *, count: str) -> Working | None:
+    """A model that joined running servers takes none of them out of service, but the wish is not fulfilled before."""
+    pinned = {model.name for group in plan.groups for model in group.config.models if model.residency == "Pinned"}
+    hashes = {group.name: group.config.hash() for group in plan.groups}
+    for group in groups:
+        for observed in group.pods:
+            if observed.state is None or observed.pod.deleting:
+                continue
+            if observed.state.config_hash != hashes.get(group.name):
+                return Working(Reason.CONFIG_PENDING, f"{count}; the newest configuration is on its way", serving=True)
+            for model in observed.state.models:
+                if model.name in pinned and model.phase is ModelPhase.FAILED:
+                    message = f"{count}; {model.name} does not load: {model.message}"
+                    return Working(Reason.LOAD_FAILED, message, serving=True)
+                if model.name in pinned and model.phase is not ModelPhase.WARM:
+                    return Working(Reason.LOADING, f"{count}; loading {model.name}", serving=True)
+    return None
 
 
 def _problem(plan: Plan, groups: Sequence[ObservedGroup]) -> Verdict:

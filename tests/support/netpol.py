@@ -1,0 +1,63 @@
+"""A small evaluator of NetworkPolicies: what a policy engine would let through.
+
+Only what our policies use: match labels, empty namespace selectors, ports by number. Anything else is an error, so that
+a rule which the evaluator does not understand can never count as passed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A pod, or with ``namespace`` None something outside of the cluster."""
+
+    namespace: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+OUTSIDE = Peer(None)
+
+
+def admits(policy: Mapping[str, Any], *, source: Peer, port: int, protocol: str = "TCP") -> bool:
+    """Whether the selected pod takes a connection from ``source``."""
+    return _any(policy["spec"]["ingress"], "from", source, policy["metadata"]["namespace"], port, protocol)
+
+
+def lets_out(policy: Mapping[str, Any], *, target: Peer, port: int, protocol: str = "TCP") -> bool:
+    """Whether the selected pod may connect to ``target``."""
+    return _any(policy["spec"]["egress"], "to", target, policy["metadata"]["namespace"], port, protocol)
+
+
+def selects(policy: Mapping[str, Any], pod: Peer) -> bool:
+    """Whether the policy is about a pod."""
+    return pod.namespace == policy["metadata"]["namespace"] and _matches(policy["spec"]["podSelector"], pod.labels)
+
+
+def _any(rules: Iterable[Mapping[str, Any]], side: str, peer: Peer, own: str, port: int, protocol: str) -> bool:
+    return any(
+        _ports(rule.get("ports"), port, protocol)
+        and (side not in rule or any(_is(wanted, peer, own) for wanted in rule[side]))
+        for rule in rules
+    )
+
+
+def _ports(ports: Any, port: int, protocol: str) -> bool:
+    return ports is None or any((entry["port"], entry.get("protocol", "TCP")) == (port, protocol) for entry in ports)
+
+
+def _is(wanted: Mapping[str, Any], peer: Peer, own: str) -> bool:
+    assert wanted.keys() <= {"podSelector", "namespaceSelector"}, wanted
+    if peer.namespace is None:
+        return False
+    if "namespaceSelector" in wanted:
+        assert wanted["namespaceSelector"] == {}, wanted
+    elif peer.namespace != own:
+        return False
+    return _matches(wanted.get("podSelector", {}), peer.labels)
+
+
+def _matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    assert selector.keys() <= {"matchLabels"}, selector
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())

@@ -1,0 +1,79 @@
+"""Who reaches a server and whom it reaches, by evaluating the rendered rules: nothing enforces them in the test bed."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from ollama_fleet.api import names
+from ollama_fleet.manifests.names import Owner, labels
+from ollama_fleet.manifests.prepull import prepull_job
+from ollama_fleet.manifests.render import render
+from ollama_fleet.planning.plan import Group
+from ollama_fleet.planning.planner import plan_deployment
+from testbed.paths import ROOT
+from tests.support.netpol import OUTSIDE, Peer, admits, lets_out, selects
+from tests.support.plans import request, view
+
+OWNER = Owner("ns", "chat", "u")
+CLIENT, STRANGER = Peer("ns", {"app": "web"}), Peer("elsewhere", {"app": "web"})
+OPERATOR, GATEWAY = (
+    Peer("fleet", {names.LABEL_NAME: "ollama-fleet", names.LABEL_COMPONENT: role}) for role in ("operator", "gateway")
+)
+
+
+def group() -> Group:
+    return plan_deployment(request(view({"name": "a"}))).groups[0]
+
+
+def policy() -> dict[str, Any]:
+    return {wish["kind"]: wish for wish in render(group(), owner=OWNER, live=None)}["NetworkPolicy"]
+
+
+@pytest.mark.parametrize(
+    ("source", "port", "admitted"),
+    [
+        (CLIENT, names.PORT_DATA, True),
+        (GATEWAY, names.PORT_DATA, True),
+        (STRANGER, names.PORT_DATA, False),
+        (OUTSIDE, names.PORT_DATA, False),
+        (OPERATOR, names.PORT_ADMIN, True),
+        (GATEWAY, names.PORT_ADMIN, True),
+        (CLIENT, names.PORT_ADMIN, False),
+        (STRANGER, names.PORT_ADMIN, False),
+        (OPERATOR, names.PORT_PROGRESS, True),
+        (CLIENT, names.PORT_PROGRESS, False),
+        (CLIENT, names.PORT_OLLAMA, False),
+        (OPERATOR, names.PORT_OLLAMA, False),
+    ],
+)
+def test_who_reaches_which_port(source: Peer, port: int, *, admitted: bool) -> None:
+    assert admits(policy(), source=source, port=port) is admitted
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "protocol", "allowed"),
+    [
+        (OUTSIDE, 53, "UDP", True),
+        (OUTSIDE, 443, "TCP", True),
+        (Peer("registry", {}), 5000, "TCP", True),
+        (OUTSIDE, 8080, "TCP", False),
+        (OUTSIDE, 22, "TCP", False),
+    ],
+)
+def test_where_a_server_may_connect_to(target: Peer, port: int, protocol: str, *, allowed: bool) -> None:
+    assert lets_out(policy(), target=target, port=port, protocol=protocol) is allowed
+
+
+def test_the_policy_is_about_the_servers_and_not_about_the_jobs_that_pull_for_them() -> None:
+    assert selects(policy(), Peer("ns", labels(OWNER, "g0")))
+    assert not selects(policy(), Peer("ns", labels(OWNER, "g1")))
+    job = prepull_job(group(), owner=OWNER, node="n")
+    assert not selects(policy(), Peer("ns", job["spec"]["template"]["metadata"]["labels"]))
+
+
+def test_the_charts_operator_has_the_labels_that_the_policy_asks_for() -> None:
+    helper = (ROOT / "charts/ollama-fleet/templates/_helpers.tpl").read_text()
+    chart = yaml.safe_load((ROOT / "charts/ollama-fleet/Chart.yaml").read_text())
+    assert chart["name"] == OPERATOR.labels[names.LABEL_NAME]
+    assert "app.kubernetes.io/component: operator" in helper

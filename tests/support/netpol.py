@@ -22,12 +22,16 @@ OUTSIDE = Peer(None)
 
 def admits(policy: Mapping[str, Any], *, source: Peer, port: int, protocol: str = "TCP") -> bool:
     """Whether the selected pod takes a connection from ``source``."""
-    return _any(policy["spec"]["ingress"], "from", source, policy["metadata"]["namespace"], port, protocol)
+    return _any(
+        policy["spec"]["ingress"], "from", source, own=policy["metadata"]["namespace"], port=port, protocol=protocol
+    )
 
 
 def lets_out(policy: Mapping[str, Any], *, target: Peer, port: int, protocol: str = "TCP") -> bool:
     """Whether the selected pod may connect to ``target``."""
-    return _any(policy["spec"]["egress"], "to", target, policy["metadata"]["namespace"], port, protocol)
+    return _any(
+        policy["spec"]["egress"], "to", target, own=policy["metadata"]["namespace"], port=port, protocol=protocol
+    )
 
 
 def selects(policy: Mapping[str, Any], pod: Peer) -> bool:
@@ -35,7 +39,7 @@ def selects(policy: Mapping[str, Any], pod: Peer) -> bool:
     return pod.namespace == policy["metadata"]["namespace"] and _matches(policy["spec"]["podSelector"], pod.labels)
 
 
-def _any(rules: Iterable[Mapping[str, Any]], side: str, peer: Peer, own: str, port: int, protocol: str) -> bool:
+def _any(rules: Iterable[Mapping[str, Any]], side: str, peer: Peer, *, own: str, port: int, protocol: str) -> bool:
     return any(
         _ports(rule.get("ports"), port, protocol)
         and (side not in rule or any(_is(wanted, peer, own) for wanted in rule[side]))

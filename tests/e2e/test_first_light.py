@@ -17,7 +17,12 @@ CHAT = {"name": "chat", "contextLength": 2048}
 
 def tokens(url: str, *, model: str = "chat", count: int = 8) -> Iterator[dict[str, Any]]:
     body = {"model": model, "prompt": "hello", "options": {"num_predict": count}}
-    with httpx.stream("POST", f"{url}/api/generate", json=body, timeout=30) as answer:
+    # kube-proxy follows a pod's readiness within about a second; until then nobody listens on the Service.
+    transport = httpx.HTTPTransport(retries=6)
+    with (
+        httpx.Client(transport=transport, timeout=30) as http,
+        http.stream("POST", f"{url}/api/generate", json=body) as answer,
+    ):
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             yield json.loads(line)

@@ -75,3 +75,11 @@ class GroupConfig(Document):
         """A short content hash; the sidecar reports the hash of the configuration it has applied."""
         wire = json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(wire.encode()).hexdigest()[:16]
+
+    def content(self) -> str:
+        """A short hash of the files that a cache must hold for the group."""
+        wanted = sorted(
+            (model.registry, model.repository, model.manifest_digest, model.modelfile.adapter or "")
+            for model in self.models
+        )
+        return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]

@@ -20,7 +20,7 @@ from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.manifests.names import Owner
-from ollama_fleet.manifests.prepull import content, pin, prepull_job
+from ollama_fleet.manifests.prepull import pin, prepull_job
 from ollama_fleet.planning.placement import Amounts, Demand, Load, NodeView, choose
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import parse_quantity
@@ -47,8 +47,8 @@ class Placer:
         if (group.storage.cache or EPHEMERAL).type != "Node":
             return
         known = self._jobs(live, group)
-        await self._clear(live, known, wanted=content(group))
-        current = {job.node: job for job in known if job.content == content(group)}
+        await self._clear(live, known, wanted=group.config.content())
+        current = {job.node: job for job in known if job.content == group.config.content()}
         for node in sorted({o.pod.node for o in seen.pods if o.pod.node and not o.pod.deleting}):
             await self._fill(live, group, node, current)
         loads = self._loads(group, seen, current)
@@ -130,7 +130,7 @@ def _sum(one: Amounts, other: Amounts) -> dict[str, Decimal]:
 
 def failures(caches: Caches, live: Object, groups: Sequence[Group]) -> list[JobView]:
     """Jobs for wanted content that failed for good."""
-    wanted = {(group.name, content(group)) for group in groups}
+    wanted = {(group.name, group.config.content()) for group in groups}
     key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
     found = (jobs.view(job) for job in caches.jobs.by_index(BY_DEPLOYMENT, key))
     return [job for job in found if job.failed_at is not None and (job.group, job.content) in wanted]

@@ -1,7 +1,6 @@
 """The Job that fills a node's cache before a server is placed there."""
 
 import hashlib
-import json
 from typing import Any, Final
 
 from ollama_fleet.api import names
@@ -21,19 +20,11 @@ _ATTEMPTS: Final = 6
 _LIMIT_SECONDS: Final = 24 * 3600
 
 
-def content(group: Group) -> str:
-    """What a cache must hold for the group, as a short hash."""
-    wanted = sorted(
-        (m.registry, m.repository, m.manifest_digest, m.modelfile.adapter or "") for m in group.config.models
-    )
-    return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
-
-
 def prepull_job(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
     """The Job for one node. Its name is a hash of node and content: done once, it is never done again."""
     name = child_name(owner, group.name)
-    key = hashlib.sha256(f"{node}/{content(group)}".encode()).hexdigest()[:10]
-    found = metadata(owner, group.name, annotations={ANNOTATION_NODE: node, ANNOTATION_CONTENT: content(group)})
+    key = hashlib.sha256(f"{node}/{group.config.content()}".encode()).hexdigest()[:10]
+    found = metadata(owner, group.name, annotations={ANNOTATION_NODE: node, ANNOTATION_CONTENT: group.config.content()})
     labels = {key: value for key, value in found["labels"].items() if key != names.LABEL_GROUP}
     labels |= {names.LABEL_COMPONENT: "puller", LABEL_PULLS_FOR: group.name}
     return {
@@ -79,7 +70,7 @@ def _pod(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
             {
                 "name": names.CONTAINER_PULLER,
                 "image": group.fleet_image,
-                "args": ["puller", "--mode=job"],
+                "args": ["puller", "--mode=job", f"--content={group.config.content()}"],
                 "ports": [{"name": "progress", "containerPort": names.PORT_PROGRESS}],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
                 "securityContext": {

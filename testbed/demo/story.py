@@ -91,9 +91,14 @@ def _stream(cluster: DemoCluster, body: str) -> Iterator[str]:
     """Ask from inside the cluster, through the Service, as an application would."""
     address = _kubectl(cluster, "get", "service", "chat-g0", "-o", "jsonpath={.spec.clusterIP}")
     program = (
-        "import sys, urllib.request as u\n"
+        "import sys, time, urllib.request as u\n"
         "request = u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'})\n"
-        "for line in u.urlopen(request, timeout=60): print(line.decode(), end='', flush=True)"
+        # A Service follows the readiness of its pods within about a second.
+        "for _ in range(20):\n"
+        "    try: answer = u.urlopen(request, timeout=60)\n"
+        "    except OSError: time.sleep(0.25)\n"
+        "    else: break\n"
+        "for line in answer: print(line.decode(), end='', flush=True)"
     )
     python = "/opt/ollama-fleet/bin/python"
     pod = ["exec", "deploy/ollama-fleet", "--namespace", _NAMESPACE, "--", python, "-c", program]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ollama_fleet.api import names
 from ollama_fleet.api.group import GroupConfig
-from ollama_fleet.api.state import SidecarState
+from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.controllers import room
 from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
@@ -122,7 +122,11 @@ class Observer:
 
 def _settled(pod: PodView, known: SidecarState, config: GroupConfig | None) -> bool:
     """Whether the pod takes traffic with the wanted configuration: then the kubelet tells when that ends."""
-    return pod.ready and known.ready and config is not None and known.config_hash == config.hash()
+    if config is None or not pod.ready or not known.ready or known.config_hash != config.hash():
+        return False
+    pinned = {model.name for model in config.models if model.residency == "Pinned"}
+    # A model that joined a ready pod may still be on its way into memory.
+    return all(model.phase is ModelPhase.WARM for model in known.models if model.name in pinned)
 
 
 def _key(owner: Object) -> str:

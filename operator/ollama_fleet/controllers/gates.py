@@ -14,6 +14,7 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.controllers.conditions import timestamp
 from ollama_fleet.controllers.pods import PodView
+from ollama_fleet.controllers.warmth import cold, pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,12 @@ def _progress(state: SidecarState | None, config: GroupConfig) -> str:
     """How many of the models that must be in memory are; OnDemand ones come and go and would make the message churn."""
     if state is None:
         return ""
-    pinned = {model.name for model in config.models if model.residency == "Pinned"}
-    models = [model for model in state.models if model.name in pinned]
-    waiting = [model for model in models if model.phase is not ModelPhase.WARM]
-    summary = f"{len(models) - len(waiting)}/{len(pinned)} models in memory"
-    failed = next((model for model in waiting if model.phase is ModelPhase.FAILED), None)
-    if failed:
-        return f"{summary}; {failed.name} failed: {failed.message}"
+    waiting, wanted = cold(state, config), pinned(config)
+    # A model that the sidecar has not heard of yet is neither warm nor waiting.
+    warm = sum(model.name in wanted for model in state.models) - len(waiting)
+    summary = f"{warm}/{len(wanted)} models in memory"
+    if waiting and waiting[0].phase is ModelPhase.FAILED:
+        return f"{summary}; {waiting[0].name} failed: {waiting[0].message}"
     if waiting:
         return f"{summary}; waiting for {', '.join(model.name for model in waiting[:3])}"
     return summary

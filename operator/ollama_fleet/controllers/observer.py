@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from ollama_fleet.api import names
 from ollama_fleet.api.group import GroupConfig
-from ollama_fleet.api.state import ModelPhase, SidecarState
+from ollama_fleet.api.state import SidecarState
 from ollama_fleet.controllers import room
 from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
 from ollama_fleet.controllers.pods import PodView, trouble, view
 from ollama_fleet.controllers.podservers import PodServers
+from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.manifests.prepull import LABEL_PULLS_FOR
 
 Object = Mapping[str, Any]
@@ -124,9 +125,8 @@ def _settled(pod: PodView, known: SidecarState, config: GroupConfig | None) -> b
     """Whether the pod takes traffic with the wanted configuration: then the kubelet tells when that ends."""
     if config is None or not pod.ready or not known.ready or known.config_hash != config.hash():
         return False
-    pinned = {model.name for model in config.models if model.residency == "Pinned"}
     # A model that joined a ready pod may still be on its way into memory.
-    return all(model.phase is ModelPhase.WARM for model in known.models if model.name in pinned)
+    return not cold(known, config)
 
 
 def _key(owner: Object) -> str:

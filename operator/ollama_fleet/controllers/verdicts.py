@@ -11,6 +11,7 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.planning.plan import Plan
 
 _STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Reason.UNAUTHORIZED})
@@ -34,20 +35,18 @@ def judge(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Ve
 
 def _newcomers(plan: Plan, groups: Sequence[ObservedGroup], *, count: str) -> Working | None:
     """A model that joined running servers takes none of them out of service, but the wish is not fulfilled before."""
-    pinned = {model.name for group in plan.groups for model in group.config.models if model.residency == "Pinned"}
-    hashes = {group.name: group.config.hash() for group in plan.groups}
+    configs = {group.name: group.config for group in plan.groups}
     for group in groups:
         for observed in group.pods:
-            if observed.state is None or observed.pod.deleting:
+            if observed.state is None or observed.pod.deleting or group.name not in configs:
                 continue
-            if observed.state.config_hash != hashes.get(group.name):
+            if observed.state.config_hash != configs[group.name].hash():
                 return Working(Reason.CONFIG_PENDING, f"{count}; the newest configuration is on its way", serving=True)
-            for model in observed.state.models:
-                if model.name in pinned and model.phase is ModelPhase.FAILED:
+            for model in cold(observed.state, configs[group.name]):
+                if model.phase is ModelPhase.FAILED:
                     message = f"{count}; {model.name} does not load: {model.message}"
                     return Working(Reason.LOAD_FAILED, message, serving=True)
-                if model.name in pinned and model.phase is not ModelPhase.WARM:
-                    return Working(Reason.LOADING, f"{count}; loading {model.name}", serving=True)
+                return Working(Reason.LOADING, f"{count}; loading {model.name}", serving=True)
     return None
 
 

@@ -116,6 +116,17 @@ async def test_apply_is_strict_and_by_one_manager(api: Api) -> None:
     assert api.observed == [("apply", "configmaps", "200")]
 
 
+async def test_answers_to_writes_are_told_but_not_those_of_dry_runs(api: Api) -> None:
+    told: list[Json] = []
+    api.client.on_written = told.append
+    api.answer((200, {"kind": "ConfigMap", "n": 1}), (200, {"kind": "ConfigMap", "n": 2}), (200, {"n": 3}))
+    wish = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "ns"}}
+    await api.client.apply(wish)
+    await api.client.apply(wish, dry_run=True)
+    await api.client.get(CONFIG_MAP, "ns", "a")
+    assert told == [{"kind": "ConfigMap", "n": 1}]
+
+
 async def test_a_refused_token_is_read_again_once(api: Api) -> None:
     async def only_second(request: web.Request) -> web.Response:
         good = request.headers.get("Authorization") == "Bearer second"

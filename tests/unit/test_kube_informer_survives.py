@@ -153,6 +153,38 @@ async def test_replayed_events_change_nothing() -> None:
     assert informer.get("ns", "a") is not None
 
 
+async def test_an_answer_to_a_write_is_known_before_the_watch_tells_it() -> None:
+    informer, seen = await follow(Script([page(10, obj("a", 1))]))
+    informer.wrote(obj("a", 11))
+    informer.wrote(obj("b", 12))
+    assert seen[1:] == [("a@1", "a@11"), (None, "b@12")]
+    assert "managedFields" not in informer.list()[1]["metadata"]
+
+
+async def test_an_answer_that_the_watch_has_overtaken_brings_nothing_back() -> None:
+    informer, seen = await follow(Script([page(10)], [("ADDED", obj("a", 11)), ("DELETED", obj("a", 12))]))
+    informer.wrote(obj("a", 11))
+    assert len(informer) == 0
+    assert len(seen) == 2
+
+
+async def test_the_watch_s_word_on_an_own_write_wakes_nobody_twice() -> None:
+    script = Script([page(10, obj("a", 1))], [("MODIFIED", obj("a", 11)), ("MODIFIED", obj("a", 12))])
+    informer = Informer(script, CONFIG_MAP, clock=lambda: script.now, sleep=script.sleep)
+    seen: list[Json | None] = []
+
+    def handler(old: Json | None, new: Json | None) -> None:
+        seen.append(new)
+        if old is None:
+            informer.wrote(obj("a", 12))
+
+    informer.add_handler(handler)
+    task = asyncio.create_task(informer.run())
+    await asyncio.wait_for(script.ended.wait(), 5)
+    task.cancel()
+    assert [new["metadata"]["resourceVersion"] for new in seen if new] == ["1", "12"]
+
+
 async def test_a_broken_watch_goes_on_where_it_was() -> None:
     script = Script(
         [page(10)],

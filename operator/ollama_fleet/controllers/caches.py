@@ -42,6 +42,12 @@ class Caches:
         for field in fields(self):
             yield getattr(self, field.name)
 
+    def wrote(self, answer: Json) -> None:
+        """Take in the answer to a write of this process, so that the next reconcile does not write it again."""
+        for informer in self.all():
+            if informer.kind.kind == answer.get("kind"):
+                informer.wrote(answer)
+
     def children(self) -> tuple[Informer, ...]:
         """Informers of the kinds that are applied for an OllamaDeployment."""
         return (

@@ -113,6 +113,7 @@ class Operator:
             loop.add_signal_handler(number, self.stop.set)
         client = await self._connect()
         caches = build(client)
+        client.on_written = caches.wrote
         loop_beat = Heartbeat("the event loop", limit=LOOP_LIMIT_SECONDS)
         health = Health(
             live={

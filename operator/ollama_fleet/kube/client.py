@@ -4,7 +4,7 @@ Retrying is the caller's: a reconcile goes back to the work queue, an informer b
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
 
@@ -37,6 +37,8 @@ class KubeClient:
 
     def __init__(self, transport: Transport, *, timeout: float = REQUEST_TIMEOUT, stall: float = WATCH_STALL) -> None:
         """Seconds: ``timeout`` holds for each request but lists and watches, ``stall`` for silence of a watch."""
+        self.on_written: Callable[[Json], None] | None = None
+        """Called with the server's answer to each write that stored something."""
         self._transport = transport
         self._timeout = timeout
         self._stall = stall
@@ -112,14 +114,15 @@ class KubeClient:
         nothing leaves the resourceVersion alone. A ``metadata.uid`` in ``obj`` is a precondition.
         """
         kind, namespace, name = _identity(obj)
-        return await self._call(
+        return await self._write(
             "PATCH",
             kind,
             kind.path(namespace, name),
             verb="apply",
-            query={**_write(dry_run=dry_run), "force": "true" if force else "false"},
+            query={"force": "true" if force else "false"},
             body=obj,
             content_type=APPLY,
+            dry_run=dry_run,
         )
 
     async def apply_status(
@@ -156,12 +159,11 @@ class KubeClient:
 
         ``metadata.uid`` and ``metadata.resourceVersion`` in a merge patch are preconditions.
         """
-        return await self._call(
+        return await self._write(
             "PATCH",
             kind,
             kind.path(namespace, name, subresource),
             verb="patch",
-            query=_write(),
             body=body,
             content_type=content_type,
         )
@@ -169,14 +171,12 @@ class KubeClient:
     async def create(self, obj: Mapping[str, Any], *, dry_run: bool = False) -> Json:
         """Create; AlreadyExists if the name is taken. ``dry_run``: admission runs, nothing is stored."""
         kind, namespace, _ = _identity(obj)
-        return await self._call(
-            "POST", kind, kind.path(namespace), verb="create", query=_write(dry_run=dry_run), body=obj
-        )
+        return await self._write("POST", kind, kind.path(namespace), verb="create", body=obj, dry_run=dry_run)
 
     async def replace(self, obj: Mapping[str, Any]) -> Json:
         """Replace the whole object; Conflict if its ``metadata.resourceVersion`` is not the newest."""
         kind, namespace, name = _identity(obj)
-        return await self._call("PUT", kind, kind.path(namespace, name), verb="update", query=_write(), body=obj)
+        return await self._write("PUT", kind, kind.path(namespace, name), verb="update", body=obj)
 
     async def delete(
         self,
@@ -230,6 +230,26 @@ class KubeClient:
             async for line in _lines(stream):
                 yield _event(line)
 
+    async def _write(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        verb: str,
+        body: Any,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        dry_run: bool = False,
+    ) -> Json:
+        query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict", **(query or {})}
+        if dry_run:
+            query["dryRun"] = "All"
+        answer = await self._call(method, kind, path, verb=verb, query=query, body=body, content_type=content_type)
+        if self.on_written is not None and not dry_run:
+            self.on_written(answer)
+        return answer
+
     async def _call(
         self,
         method: str,
@@ -251,11 +271,6 @@ class KubeClient:
             content_type=content_type,
             timeout=timeout or self._timeout,
         )
-
-
-def _write(*, dry_run: bool = False) -> dict[str, str]:
-    query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
-    return {**query, "dryRun": "All"} if dry_run else query
 
 
 def _identity(obj: Mapping[str, Any]) -> tuple[Kind, str | None, str]:

@@ -113,6 +113,17 @@ class Informer:
         """All objects, or those of one namespace."""
         return self._cache.select(namespace)
 
+    def wrote(self, answer: Json) -> None:
+        """Take in the answer to a write of this process, which the watch has yet to tell.
+
+        Without it, a reconcile that comes before the watch's event finds the old object and writes again.
+        """
+        if self._version is None or not self._version.isdecimal():
+            return
+        # What the watch has passed it has told, and what it told may be that the object is gone.
+        if int(answer["metadata"]["resourceVersion"]) > int(self._version):
+            self._tell(self._cache.put(self._project(answer)))
+
     async def run(self) -> None:
         """Follow until cancelled; nothing the server does ends it."""
         while True:

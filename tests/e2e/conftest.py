@@ -171,7 +171,18 @@ def install(fleet: Fleet) -> None:
         "--set-string=ollama.repository=localhost/ollama",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + why_not_ready(fleet)
+
+
+def why_not_ready(fleet: Fleet) -> str:
+    """What the operator's pods last said, for a failed installation."""
+    told = [fleet.run("describe", "pods", "-n", OPERATOR_NAMESPACE, check=False)]
+    for pod in fleet.pods(OPERATOR_NAMESPACE):
+        name = pod["metadata"]["name"]
+        for which in ("--previous=true", "--previous=false"):
+            told.append(f"--- logs of {name} {which}")
+            told.append(fleet.run("logs", "-n", OPERATOR_NAMESPACE, name, which, "--tail=60", check=False))
+    return "\n".join(told)
 
 
 def _down() -> None:

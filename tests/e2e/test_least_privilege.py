@@ -89,7 +89,9 @@ def test_the_cost_of_create_and_change_in_requests(fleet: Fleet, namespace: str)
 
 
 def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str, tmp_path: Path) -> None:
-    """A deployment with a cache on the node and two groups, a changed list of models, and one group less."""
+    """Caches on a node and on a claim, two groups, a changed list of models, and one group less."""
+    absent = {"cache": {"type": "Claim", "claimName": "absent"}}
+    fleet.apply(deployment(namespace, name="other", storage=absent))
     fleet.run("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
     chat = {"name": "chat", "contextLength": 2048}
     second = {"name": "second", "model": "chat", "contextLength": 1024}

@@ -71,6 +71,10 @@ class GroupStatus(Observed):
     """Pods of the newest pod template."""
     models: list[Word] = Field(default_factory=list, max_length=1024, json_schema_extra=list_atomic())
     """Served names."""
+    image_ids: list[Text] = Field(
+        default_factory=list, max_length=64, alias="imageIDs", json_schema_extra=list_atomic()
+    )
+    """Ollama images that the pods run, as nodes resolved them: several in a rollout or after a tag moved."""
     endpoint: Text = ""
     """URL of the group's Service."""
 

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     INVALID_MANIFEST = "InvalidManifest"
     DIGEST_MISMATCH = "DigestMismatch"
     UNAUTHORIZED = "Unauthorized"
+    CLAIM_MISSING = "ClaimMissing"
     SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, not a secret
     UNSUPPORTED_VERSION = "UnsupportedVersion"
     UNKNOWN_VARIABLE = "UnknownVariable"
@@ -100,6 +101,10 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     ),
     Reason.UNAUTHORIZED: ("The registry refuses the credentials.", "Check `source.pullSecretRef`."),
     Reason.SECRET_MISSING: ("A Secret is missing, lacks its key or may not be read.", "Do what the message says."),
+    Reason.CLAIM_MISSING: (
+        "The PersistentVolumeClaim of the cache does not exist.",
+        "Create it or correct `storage.cache.claimName`.",
+    ),
     Reason.UNSUPPORTED_VERSION: ("The Ollama version is older than supported.", "Choose a newer `spec.version`."),
     Reason.UNKNOWN_VARIABLE: (
         "The chosen Ollama version does not know a variable of `tuning.extraEnv`.",

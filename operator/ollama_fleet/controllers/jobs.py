@@ -25,7 +25,8 @@ class JobView:
     name: str
     uid: str
     group: str
-    node: str
+    node: str | None
+    """None: it fills a claim."""
     content: str
     done: bool
     failed_at: datetime | None
@@ -45,7 +46,7 @@ def view(job: Mapping[str, Any]) -> JobView:
         name=metadata["name"],
         uid=metadata["uid"],
         group=metadata.get("labels", {}).get(LABEL_PULLS_FOR, ""),
-        node=annotations.get(ANNOTATION_NODE, ""),
+        node=annotations.get(ANNOTATION_NODE),
         content=annotations.get(ANNOTATION_CONTENT, ""),
         done="Complete" in held,
         failed_at=datetime.fromisoformat(failed["lastTransitionTime"]) if failed else None,

@@ -17,7 +17,7 @@ from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.controllers import placement, status, verdicts
+from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
@@ -34,7 +34,7 @@ from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
-from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
+from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
 
 Object = Mapping[str, Any]
 
@@ -78,7 +78,8 @@ class OllamaDeploymentController:
             await self._write(live, previous, previous, Stuck(Reason.INVALID_SPEC, first_problem(error)))
             return None
         in_force = self.observer.configs(live)
-        plan = plan_deployment(self._request(live, spec, in_force))
+        claim = await claims.read(self.client, spec.storage, namespace=key.namespace)
+        plan = plan_deployment(self._request(live, spec, in_force, claim))
         refusal = None
         if not plan.problems:
             refusal = await self._apply(live, plan)
@@ -112,7 +113,9 @@ class OllamaDeploymentController:
         """Drop what is remembered of an OllamaDeployment that is gone."""
         self._written.pop(uid, None)
 
-    def _request(self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig]) -> PlanRequest:
+    def _request(
+        self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig], claim: ClaimView | None
+    ) -> PlanRequest:
         metadata = live["metadata"]
         names_ = [reference.name for reference in spec.model_sets]
         crowded = self.observer.crowded(live, now=self.now())
@@ -126,6 +129,7 @@ class OllamaDeploymentController:
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,
+            claim=claim,
         )
 
     def _model_set(self, namespace: str, name: str) -> ModelSetView | None:
@@ -176,7 +180,8 @@ class OllamaDeploymentController:
                 await self.placer.place(live, group, seen[group.name])
         failed = placement.failures(self.caches, live, plan.groups)
         if failed:
-            return Stuck(failed[0].reason, f"The cache of node {failed[0].node} cannot be filled: {failed[0].message}")
+            cache = f"cache of node {failed[0].node}" if failed[0].node else "claim of the cache"
+            return Stuck(failed[0].reason, f"The {cache} cannot be filled: {failed[0].message}")
         return None
 
     async def _write(

@@ -1,4 +1,4 @@
-"""Placing servers with a ``Node`` cache: choose a node, fill its cache by a Job, then let the pod go there.
+"""Filling caches by Jobs, and placing servers with a ``Node`` cache: choose a node, fill it, let the pod go there.
 
 No pod holds a GPU while gigabytes are pulled: until then it carries a scheduling gate.
 """
@@ -35,7 +35,7 @@ _TRY_AGAIN_SECONDS: Final = 60.0
 
 @dataclass(slots=True)
 class Placer:
-    """Places the gated pods of groups with a ``Node`` cache."""
+    """Fills the caches of groups, and places the gated pods of those with a ``Node`` cache."""
 
     client: KubeClient
     caches: Caches
@@ -44,11 +44,16 @@ class Placer:
 
     async def place(self, live: Object, group: Group, seen: ObservedGroup) -> None:
         """One pass over one group: Jobs where they are missing, gates off where a cache is filled."""
-        if (group.storage.cache or EPHEMERAL).type != "Node":
+        cache = (group.storage.cache or EPHEMERAL).type
+        if cache == "Ephemeral":
             return
         known = self._jobs(live, group)
         await self._clear(live, known, wanted=group.config.content())
         current = {job.node: job for job in known if job.content == group.config.content()}
+        if cache == "Claim":
+            if group.replicas:
+                await self._fill(live, group, None, current)
+            return
         for node in sorted({o.pod.node for o in seen.pods if o.pod.node and not o.pod.deleting}):
             await self._fill(live, group, node, current)
         loads = self._loads(group, seen, current)
@@ -57,7 +62,7 @@ class Placer:
                 await self._place_one(live, group, observed.pod.name, current, loads)
 
     async def _place_one(
-        self, live: Object, group: Group, pod: str, current: Mapping[str, JobView], loads: dict[str, Load]
+        self, live: Object, group: Group, pod: str, current: Mapping[str | None, JobView], loads: dict[str, Load]
     ) -> None:
         raw = self.caches.pods.get(live["metadata"]["namespace"], pod)
         if raw is None:
@@ -76,7 +81,7 @@ class Placer:
         else:
             await self._fill(live, group, node, current)
 
-    async def _fill(self, live: Object, group: Group, node: str, current: Mapping[str, JobView]) -> None:
+    async def _fill(self, live: Object, group: Group, node: str | None, current: Mapping[str | None, JobView]) -> None:
         if node not in current:
             await self.children.apply(prepull_job(group, owner=Owner.of(live), node=node), live=None, owner=live)
 
@@ -110,9 +115,9 @@ class Placer:
         )
         return [job for job in found if job.group == group.name]
 
-    def _loads(self, group: Group, seen: ObservedGroup, current: Mapping[str, JobView]) -> dict[str, Load]:
+    def _loads(self, group: Group, seen: ObservedGroup, current: Mapping[str | None, JobView]) -> dict[str, Load]:
         """What the whole fleet has on each node, as far as this operator knows."""
-        loads: dict[str, Load] = {node: Load(cached=job.done) for node, job in current.items()}
+        loads: dict[str, Load] = {node: Load(cached=job.done) for node, job in current.items() if node}
         mine = {observed.pod.uid for observed in seen.pods if observed.pod.group == group.name}
         for pod in self.caches.pods.list():
             node = pod["spec"].get("nodeName")

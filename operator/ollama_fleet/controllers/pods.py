@@ -39,6 +39,8 @@ class PodView:
     """The kubelet's view of the Ollama container, which is the sidecar's ``/readyz``."""
     ollama_container: str
     """Container id; another id is another Ollama with nothing in memory."""
+    ollama_image_id: str
+    """What the node made of the image's name."""
     ready: bool
     """The pod condition that Services follow."""
     gated: bool
@@ -80,6 +82,7 @@ def view(pod: Mapping[str, Any]) -> PodView:
         sidecar_running=_running(containers.get(names.CONTAINER_SIDECAR, {})),
         ollama_ready=bool(ollama.get("ready")),
         ollama_container=ollama.get("containerID", ""),
+        ollama_image_id=ollama.get("imageID", ""),
         ready=conditions.get("Ready", {}).get("status") == "True",
         gated=any(g["conditionType"] == names.READINESS_GATE for g in spec.get("readinessGates", ())),
         gate=gate.get("status", ""),

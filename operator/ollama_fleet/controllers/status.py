@@ -80,6 +80,7 @@ def _group(group: Serving, observed: dict[str, ObservedGroup], *, owner: Owner) 
         ready=seen.ready,
         updated=seen.updated,
         models=[model.name for model in group.config.models],
+        image_ids=sorted({o.pod.ollama_image_id for o in seen.pods if o.pod.ollama_image_id and not o.pod.deleting}),
         endpoint=_endpoint(owner, group.name),
     )
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from ollama_fleet.api import names
-from ollama_fleet.manifests.storage import config_mount, secret_mounts, store_mounts
+from ollama_fleet.manifests.storage import config_mount, secret_mounts, shares_claim, store_mounts
 from ollama_fleet.planning.plan import Group
 
 DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -21,11 +21,11 @@ def puller(group: Group) -> dict[str, Any]:
     return {
         "name": names.CONTAINER_PULLER,
         "image": group.fleet_image,
-        "args": ["puller", "--mode=init"],
+        "args": ["puller", f"--mode={'verify' if shares_claim(group) else 'init'}"],
         "ports": [{"name": "progress", "containerPort": names.PORT_PROGRESS}],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": _LOCKED_DOWN,
-        "volumeMounts": [*store_mounts(read_only=False), config_mount(), *secret_mounts(group), _TMP],
+        "volumeMounts": [*_store(group), config_mount(), *secret_mounts(group), _TMP],
     }
 
 
@@ -44,7 +44,7 @@ def sidecar(group: Group) -> dict[str, Any]:
         "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": _LOCKED_DOWN,
-        "volumeMounts": [*store_mounts(read_only=False), config_mount(), _TMP],
+        "volumeMounts": [*_store(group), config_mount(), _TMP],
     }
 
 
@@ -63,7 +63,11 @@ def ollama(group: Group) -> dict[str, Any]:
         "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": names.PORT_ADMIN}}},
         "resources": _resources(group),
         "securityContext": _LOCKED_DOWN,
-        "volumeMounts": [*store_mounts(read_only=True), {"name": "home", "mountPath": "/home/ollama"}, _TMP],
+        "volumeMounts": [
+            *store_mounts(manifests_read_only=True, blobs_read_only=True),
+            {"name": "home", "mountPath": "/home/ollama"},
+            _TMP,
+        ],
     }
 
 
@@ -79,3 +83,7 @@ def _resources(group: Group) -> dict[str, Any]:
         # No CPU limit: idle cores are free to use; memory is a limit because the kernel cannot take it back.
         return {"requests": {"cpu": cpu.cores, "memory": cpu.memory}, "limits": {"memory": cpu.memory}}
     return {}
+
+
+def _store(group: Group) -> list[dict[str, Any]]:
+    return store_mounts(blobs_read_only=shares_claim(group))

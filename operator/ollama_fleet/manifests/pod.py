@@ -80,11 +80,16 @@ def _spread(owner: Owner, group: str) -> dict[str, Any]:
 
 def _affinity(group: Group) -> dict[str, Any]:
     """The user's affinity, with the GPU's demands added to every one of its alternatives."""
+    return {**(group.placement.affinity or {}), **node_affinity(group)}
+
+
+def node_affinity(group: Group) -> dict[str, Any]:
+    """The part of the affinity that names nodes; empty where any will do."""
     wish: dict[str, Any] = group.placement.affinity or {}
+    node = dict(wish.get("nodeAffinity", {}))
     demands = _gpu_demands(group.hardware.gpu) if group.hardware.gpu else []
     if not demands:
-        return wish
-    node = dict(wish.get("nodeAffinity", {}))
+        return {"nodeAffinity": node} if node else {}
     required = node.get("requiredDuringSchedulingIgnoredDuringExecution", {})
     terms = required.get("nodeSelectorTerms") or [{}]
     node["requiredDuringSchedulingIgnoredDuringExecution"] = {
@@ -92,7 +97,7 @@ def _affinity(group: Group) -> dict[str, Any]:
             {**term, "matchExpressions": [*term.get("matchExpressions", []), *demands]} for term in terms
         ]
     }
-    return {**wish, "nodeAffinity": node}
+    return {"nodeAffinity": node}
 
 
 def _gpu_demands(gpu: GPUSpec) -> list[dict[str, Any]]:

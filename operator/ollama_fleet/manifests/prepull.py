@@ -1,11 +1,11 @@
-"""The Job that fills a node's cache before a server is placed there."""
+"""The Job that fills a cache: a node's before a server is placed there, or a claim for all servers that read it."""
 
 import hashlib
 from typing import Any, Final
 
 from ollama_fleet.api import names
-from ollama_fleet.manifests.names import Owner, child_name, metadata
-from ollama_fleet.manifests.pod import USER
+from ollama_fleet.manifests.names import Owner, child_name, metadata, selector
+from ollama_fleet.manifests.pod import USER, node_affinity
 from ollama_fleet.manifests.storage import config_mount, secret_mounts, store_mounts, volumes
 from ollama_fleet.planning.plan import Group
 
@@ -20,11 +20,14 @@ _ATTEMPTS: Final = 6
 _LIMIT_SECONDS: Final = 24 * 3600
 
 
-def prepull_job(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
-    """The Job for one node. Its name is a hash of node and content: done once, it is never done again."""
+def prepull_job(group: Group, *, owner: Owner, node: str | None) -> dict[str, Any]:
+    """The Job for one node, or for the claim (``node`` None).
+
+    Its name is a hash of node and content: done once, it is never done again.
+    """
     name = child_name(owner, group.name)
-    key = hashlib.sha256(f"{node}/{group.config.content()}".encode()).hexdigest()[:10]
-    found = metadata(owner, group.name, annotations={ANNOTATION_NODE: node, ANNOTATION_CONTENT: group.config.content()})
+    key = hashlib.sha256(f"{node or ''}/{group.config.content()}".encode()).hexdigest()[:10]
+    found = metadata(owner, group.name, annotations=_annotations(group, node))
     labels = {key: value for key, value in found["labels"].items() if key != names.LABEL_GROUP}
     labels |= {names.LABEL_COMPONENT: "puller", LABEL_PULLS_FOR: group.name}
     return {
@@ -52,20 +55,16 @@ def prepull_job(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
     }
 
 
-def _pod(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
+def _annotations(group: Group, node: str | None) -> dict[str, str]:
+    return {**({ANNOTATION_NODE: node} if node else {}), ANNOTATION_CONTENT: group.config.content()}
+
+
+def _pod(group: Group, *, owner: Owner, node: str | None) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "affinity": {"nodeAffinity": pin(node)},
-        # The kubelet makes the directory for root. As root of the servers' group, without any capability, the puller
-        # may hand it to that group; servers then write as themselves.
-        "securityContext": {
-            "runAsUser": 0,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **(_on_node(node) if node else _beside_servers(group, owner=owner)),
         "containers": [
             {
                 "name": names.CONTAINER_PULLER,
@@ -79,7 +78,7 @@ def _pod(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
                     "capabilities": {"drop": ["ALL"]},
                 },
                 "volumeMounts": [
-                    *store_mounts(read_only=False),
+                    *store_mounts(),
                     config_mount(),
                     *secret_mounts(group),
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
@@ -95,6 +94,39 @@ def _pod(group: Group, *, owner: Owner, node: str) -> dict[str, Any]:
     if group.placement.tolerations:
         spec["tolerations"] = group.placement.tolerations
     return spec
+
+
+def _on_node(node: str) -> dict[str, Any]:
+    return {
+        "affinity": {"nodeAffinity": pin(node)},
+        # The kubelet makes the directory for root. As root of the servers' group, without any capability, the puller
+        # may hand it to that group; servers then write as themselves.
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def _beside_servers(group: Group, *, owner: Owner) -> dict[str, Any]:
+    """Where servers may go: the first pod that uses a claim may decide for good on which nodes the volume can be."""
+    term = {"labelSelector": {"matchLabels": selector(owner, group.name)}, "topologyKey": "kubernetes.io/hostname"}
+    near = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
+    placement = group.placement
+    spec: dict[str, Any] = {
+        "affinity": {**node_affinity(group), "podAffinity": near},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    return {**spec, "nodeSelector": placement.node_selector} if placement.node_selector else spec
 
 
 def pin(node: str) -> dict[str, Any]:

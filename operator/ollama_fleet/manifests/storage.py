@@ -25,13 +25,17 @@ def volumes(group: Group, *, name: str, namespace: str) -> list[dict[str, Any]]:
     ]
 
 
-def store_mounts(*, read_only: bool) -> list[dict[str, Any]]:
+def store_mounts(*, manifests_read_only: bool = False, blobs_read_only: bool = False) -> list[dict[str, Any]]:
     """The store. Only blobs are shared between pods: Ollama reads manifests anew for every request."""
-    mounts = [
-        {"name": "models", "mountPath": names.PATH_MODELS},
-        {"name": "blobs", "mountPath": f"{names.PATH_MODELS}/blobs"},
+    return [
+        _mount("models", names.PATH_MODELS, read_only=manifests_read_only),
+        _mount("blobs", f"{names.PATH_MODELS}/blobs", read_only=blobs_read_only),
     ]
-    return [{**mount, "readOnly": True} for mount in mounts] if read_only else mounts
+
+
+def shares_claim(group: Group) -> bool:
+    """Whether the blobs are on a claim: there a Job is the only writer."""
+    return (group.storage.cache or EPHEMERAL).type == "Claim"
 
 
 def config_mount() -> dict[str, Any]:
@@ -47,6 +51,11 @@ def secret_mounts(group: Group) -> list[dict[str, Any]]:
         {"name": f"{kind}-{secret}", "mountPath": f"{path}/{secret}", "readOnly": True}
         for kind, path, secret in (*pulls, *authorities)
     ]
+
+
+def _mount(name: str, path: str, *, read_only: bool) -> dict[str, Any]:
+    mount: dict[str, Any] = {"name": name, "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
 
 
 def _blobs(cache: CacheSpec, namespace: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ollama_fleet.api.ollamadeployment import (
     TuningSpec,
 )
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.planning import environment
+from ollama_fleet.planning import claims, environment
 from ollama_fleet.planning.environment import Setting
 from ollama_fleet.planning.grouping import assign
 from ollama_fleet.planning.models import collect
@@ -38,6 +38,9 @@ def plan_deployment(request: PlanRequest) -> Plan:
         _group(request, version=version, image=image, name=name, models=models)
         for name, models in assign(collected.models.values(), request.previous).items()
     )
+    problems = tuple(claims.objections(request, groups=len(groups)))
+    if problems:
+        return Plan(version=str(version), image=image, problems=problems)
     return Plan(version=str(version), image=image, groups=groups, effective=tuple(_effective(request, version, groups)))
 
 
@@ -87,7 +90,8 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, mod
         storage=spec.storage or StorageSpec(),
         placement=spec.placement or PlacementSpec(),
         readiness_policy=_readiness(spec),
-        surge=not any(group.crowded for group in request.previous if group.name == name),
+        surge=not claims.single_node(request.claim)
+        and not any(group.crowded for group in request.previous if group.name == name),
     )
 
 
@@ -101,6 +105,11 @@ def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]
     """What people see in the status: the environment of the first group, and the choices beside it."""
     spec = request.spec
     yield _value("version", str(version), explicit=spec.version is not None, reason="newest tested version")
+    if spec.image is None and str(version) not in request.policy.digests:
+        reason = (
+            "no digest is known for this version, so nodes resolve the tag: see groups[].imageIDs, or set spec.image"
+        )
+        yield _value("image", _image(request.policy, version), explicit=False, reason=reason)
     yield _value("profile", spec.profile or "chat", explicit=spec.profile is not None)
     yield _value("replicas", str(groups[0].replicas if groups else 0), explicit=spec.replicas is not None)
     explicit = spec.readiness is not None and spec.readiness.policy is not None

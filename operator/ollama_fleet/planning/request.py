@@ -41,6 +41,14 @@ class PreviousGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimView:
+    """The PersistentVolumeClaim of a cache."""
+
+    access_modes: frozenset[str]
+    """As the claim asks for them, e.g. ``ReadWriteOnce``."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRequest:
     """One OllamaDeployment and everything that decides its plan."""
 
@@ -51,3 +59,5 @@ class PlanRequest:
     """By name; None where the ModelSet does not exist."""
     policy: ImagePolicy
     previous: tuple[PreviousGroup, ...] = ()
+    claim: ClaimView | None = None
+    """With cache type ``Claim``: the claim, None where it does not exist."""

@@ -1,0 +1,93 @@
+"""A cache on a PersistentVolumeClaim: one Job writes, servers only read, and claims that cannot do that are refused."""
+
+from dataclasses import replace
+from typing import Any
+
+import kubernetes.client
+import pytest
+
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.manifests.names import Owner
+from ollama_fleet.manifests.prepull import prepull_job
+from ollama_fleet.manifests.render import render
+from ollama_fleet.planning.plan import Plan
+from ollama_fleet.planning.planner import plan_deployment
+from ollama_fleet.planning.request import ClaimView
+from tests.support.plans import GPU, request, view
+
+OWNER = Owner(namespace="ns", name="chat", uid="u")
+STORAGE = {"cache": {"type": "Claim", "claimName": "models"}}
+TWINS = (  # the same weights with other load options never share a server
+    {"name": "a", "model": "same", "contextLength": 2048},
+    {"name": "b", "model": "same", "contextLength": 4096},
+)
+
+
+def plan(*modes: str, models: Any = ({"name": "a"},), **spec: Any) -> Plan:
+    wish = request(view(*models), storage=STORAGE, **spec)
+    return plan_deployment(replace(wish, claim=ClaimView(frozenset(modes)) if modes else None))
+
+
+def test_a_missing_claim_is_named_with_the_field() -> None:
+    (problem,) = plan().problems
+    assert problem.reason is Reason.CLAIM_MISSING
+    assert "PersistentVolumeClaim models does not exist in namespace" in problem.message
+    assert "spec.storage.cache.claimName" in problem.message
+
+
+@pytest.mark.parametrize("mode", ["ReadOnlyMany", "ReadWriteOncePod"])
+def test_a_claim_that_a_job_cannot_fill_beside_a_server_is_refused(mode: str) -> None:
+    (problem,) = plan(mode).problems
+    assert problem.reason is Reason.INVALID_SPEC
+    assert mode in problem.message
+
+
+@pytest.mark.parametrize(("models", "replicas"), [(({"name": "a"},), 2), (TWINS, 1)], ids=["replicas", "groups"])
+def test_a_claim_of_one_node_serves_one_server(models: Any, replicas: int) -> None:
+    (problem,) = plan("ReadWriteOnce", models=models, replicas=replicas).problems
+    assert "spec.replicas: 1" in problem.message
+    assert plan("ReadWriteMany", models=models, replicas=replicas).problems == ()
+
+
+@pytest.mark.parametrize(("mode", "surge", "unavailable"), [("ReadWriteOnce", 0, 1), ("ReadWriteMany", 1, 0)])
+def test_a_new_server_starts_first_only_where_both_reach_the_claim(mode: str, surge: int, unavailable: int) -> None:
+    (group,) = plan(mode).groups
+    deployment = next(wish for wish in render(group, owner=OWNER, live=None) if wish["kind"] == "Deployment")
+    rolling = deployment["spec"]["strategy"]["rollingUpdate"]
+    assert (rolling["maxSurge"], rolling["maxUnavailable"]) == (surge, unavailable)
+
+
+def test_servers_only_read_the_claim() -> None:
+    (group,) = plan("ReadWriteMany").groups
+    deployment = next(wish for wish in render(group, owner=OWNER, live=None) if wish["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    puller = spec["initContainers"][0]
+    assert puller["args"] == ["puller", "--mode=verify"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "blobs"]
+        assert mount["readOnly"] is True, container["name"]
+    assert "schedulingGates" not in spec
+
+
+def test_the_job_writes_it_without_privilege_where_servers_may_go() -> None:
+    (group,) = plan("ReadWriteMany", hardware=GPU, placement={"nodeSelector": {"pool": "gpu"}}).groups
+    job = prepull_job(group, owner=OWNER, node=None)
+    kubernetes.client.V1Job.model_validate(job)
+    spec = job["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["nodeSelector"] == {"pool": "gpu"}
+    (container,) = spec["containers"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "blobs"]
+    assert "readOnly" not in mount
+    deployment = next(wish for wish in render(group, owner=OWNER, live=None) if wish["kind"] == "Deployment")
+    servers = deployment["spec"]["template"]["spec"].get("affinity", {})
+    assert spec["affinity"].get("nodeAffinity") == servers.get("nodeAffinity")
+
+
+def test_the_job_of_a_claim_is_told_from_those_of_nodes_and_named_by_its_content() -> None:
+    (group,) = plan("ReadWriteMany").groups
+    (other,) = plan("ReadWriteMany", models=({"name": "a"}, {"name": "b"})).groups
+    name = prepull_job(group, owner=OWNER, node=None)["metadata"]["name"]
+    assert name == prepull_job(group, owner=OWNER, node=None)["metadata"]["name"]
+    assert name != prepull_job(group, owner=OWNER, node="n")["metadata"]["name"]
+    assert name != prepull_job(other, owner=OWNER, node=None)["metadata"]["name"]

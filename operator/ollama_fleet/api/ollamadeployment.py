@@ -168,8 +168,8 @@ class CacheSpec(Document):
     )
     """``Node`` only: directory on the node; a directory per namespace is made below it."""
     claim_name: Name | None = None
-    """``Claim`` only: an existing claim. A Job writes to it, servers only read. ReadWriteMany; or ReadWriteOnce with one
-    server, which a rollout then stops before it starts the next."""
+    """``Claim`` only: an existing claim. A Job writes to it, servers only read. ReadWriteMany; or ReadWriteOnce with
+    one server, which a rollout then stops before it starts the next."""
     size_limit: Quantity | None = None
     """``Ephemeral`` only: limit of the emptyDir."""
 

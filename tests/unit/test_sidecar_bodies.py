@@ -11,14 +11,19 @@ from ollama_fleet.sidecar.refusals import Refused
 from ollama_fleet.sidecar.routes import find
 from ollama_fleet.sidecar.served import Served
 
-DIGEST = "sha256:" + "0" * 64
+
+def model(name: str, digit: str, **fields: Any) -> GroupModel:
+    digest = f"sha256:{digit * 64}"
+    return GroupModel(name=name, registry="r", repository="library/x", manifest_digest=digest, **fields)
 
 
-def model(name: str, **fields: Any) -> GroupModel:
-    return GroupModel(name=name, registry="r", repository="library/x", manifest_digest=DIGEST, **fields)
-
-
-SERVED = Served([model("chat"), model("spare", residency="OnDemand", keep_alive="10m")])
+SERVED = Served(
+    [
+        model("chat", "0"),
+        model("spare", "1", residency="OnDemand", keep_alive="10m"),
+        model("chat-too", "0", residency="OnDemand", keep_alive="10m"),
+    ]
+)
 
 
 def prepared(raw: str | bytes, path: str = "/api/chat") -> dict[str, Any]:
@@ -73,6 +78,10 @@ def test_half_a_surrogate_pair_does_no_harm() -> None:
 
 def test_clients_do_not_extend_the_stay_of_a_model() -> None:
     assert prepared('{"model": "spare", "keep_alive": -1, "prompt": "x"}')["keep_alive"] == "10m"
+
+
+def test_a_name_over_the_weights_of_a_pinned_model_does_not_shorten_its_stay() -> None:
+    assert prepared('{"model": "chat-too", "prompt": "x"}')["keep_alive"] == -1
 
 
 @pytest.mark.parametrize("zero", ["0", "0.0", '"0"', '"0s"', '"0m0s"', '"-0h"'])

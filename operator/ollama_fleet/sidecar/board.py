@@ -77,6 +77,7 @@ class Board:
 
     def touch(self) -> None:
         """Something changed."""
+        self._was_ready |= self.ready
         self.sequence += 1
         self._changed.set()
         self._changed = asyncio.Event()
@@ -92,11 +93,8 @@ class Board:
             return False
         pinned = [self.warmth[model.name] for model in self.config.models if model.residency == "Pinned"]
         missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
-        if not missing:
-            self._was_ready = True
-            return True
         # A model that joins later must not take down a pod that serves the others.
-        return self._was_ready and not any(known.ready_once for known in missing)
+        return not missing or (self._was_ready and not any(known.ready_once for known in missing))
 
     def why_not(self) -> str:
         """One line for people: what the pod waits for."""

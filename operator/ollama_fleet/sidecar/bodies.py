@@ -55,13 +55,14 @@ def prepare(raw: bytes, *, route: Route, served: Served) -> Prepared:
         wire["options"] = {key: value for key, value in options.items() if key not in _STRIPPED_OPTIONS}
     if route.kind is Kind.MODEL and route.dialect.value == "ollama":
         _refuse_unload(document)
-        wire["keep_alive"] = keep_alive(model)
+        wire["keep_alive"] = keep_alive(model, served)
     return Prepared(model, _serialised(wire))
 
 
-def keep_alive(model: GroupModel) -> int | str:
+def keep_alive(model: GroupModel, served: Served) -> int | str:
     """Pinned models stay for good; others as long as the ModelSet says, and clients do not decide."""
-    if model.residency == "Pinned":
+    # Names over the same weights share one runner, and the last request says how long it stays.
+    if any(other.residency == "Pinned" for other in served if other.manifest_digest == model.manifest_digest):
         return -1
     return model.keep_alive or "5m"
 

@@ -1,5 +1,6 @@
 """The few calls that the sidecar makes to its own Ollama."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any, Final
 from ollama_fleet.relay.upstream import Upstream, UpstreamFailed
 
 _LIMIT_BYTES: Final = 16 * 2**20
+SETTLE_SECONDS: Final = 60.0
+"""How long Ollama may take to give up a load."""
 
 
 class OllamaError(Exception):
@@ -54,9 +57,10 @@ class Ollama:
     async def load(self, model: str, *, keep_alive: int | str, embedder: bool) -> None:
         """Bring a model into memory; returns when it is there."""
         if embedder:
-            await self._call("POST", "/api/embed", {"model": model, "input": "", "keep_alive": keep_alive})
+            path, body = "/api/embed", {"model": model, "input": "", "keep_alive": keep_alive}
         else:
-            await self._call("POST", "/api/generate", {"model": model, "keep_alive": keep_alive, "stream": False})
+            path, body = "/api/generate", {"model": model, "keep_alive": keep_alive, "stream": False}
+        await self._call("POST", path, body, settle=True)
 
     async def unload(self, model: str, *, embedder: bool) -> None:
         """Take a model out of memory as soon as it is idle."""
@@ -83,12 +87,20 @@ class Ollama:
         if not answer.get("eval_count"):
             raise OllamaError("the model gave no token")
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, settle: bool = False
+    ) -> dict[str, Any]:
         raw = None if body is None else json.dumps(body).encode()
         headers = () if body is None else ((b"content-type", b"application/json"),)
         async with self._upstream.request(method, path, headers=headers, body=raw) as answer:
-            await answer.read_head()
-            content = await answer.read(_LIMIT_BYTES)
+            try:
+                await answer.read_head()
+                content = await answer.read(_LIMIT_BYTES)
+            except asyncio.CancelledError:
+                if settle:
+                    # A load that was given up has ended when Ollama closes; what follows must not race with it.
+                    await answer.settle(SETTLE_SECONDS)
+                raise
         try:
             document = json.loads(content)
         except ValueError as error:

@@ -7,7 +7,7 @@ gives up would abort it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from ollama_fleet.relay.upstream import UpstreamFailed
 from ollama_fleet.sidecar.board import Board
 from ollama_fleet.sidecar.bodies import keep_alive
 from ollama_fleet.sidecar.ollama import Ollama, OllamaError, Resident
+from ollama_fleet.sidecar.residents import Residents
 from ollama_fleet.store.install import install_manifests
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class Warmer:
         self._failures: dict[str, int] = {}
         self._retry_at: dict[str, float] = {}
         self._embedders: dict[str, bool] = {}
+        self._residents = Residents()
+        self._load: tuple[str, asyncio.Task[None]] | None = None
+        self._leaving: frozenset[str] = frozenset()
+        """Models that a new configuration takes out of memory just now."""
         self._wake = asyncio.Event()
 
     async def apply(self, config: GroupConfig) -> bool:
@@ -51,8 +56,17 @@ class Warmer:
 
         False while files of a model are missing: to be called again. Only then is the hash not reported as applied.
         """
-        removed = await self._unload_changed(config)
+        leaving = self._changed(config)
+        self._leaving = frozenset(model.name for model in leaving)
+        try:
+            await self._unload(leaving)
+            return self._install(config)
+        finally:
+            self._leaving = frozenset()
+
+    def _install(self, config: GroupConfig) -> bool:
         digests = install_manifests(config, self._models)
+        self._residents = Residents(digests, models=self._models)
         self._board.configure(config)
         for model in config.models:
             digest, known = digests.get(model.name), self._board.warmth[model.name]
@@ -64,29 +78,36 @@ class Warmer:
         complete = all(model.name in digests for model in config.models)
         if complete:
             self._board.applied_hash = config.hash()
-            logger.info("configuration applied", extra={"hash": config.hash(), "removed": removed})
+            logger.info("configuration applied", extra={"hash": config.hash(), "removed": sorted(self._leaving)})
         self._board.touch()
         self._wake.set()
         return complete
 
-    async def _unload_changed(self, config: GroupConfig) -> list[str]:
-        """Free the memory of models that leave or change, while Ollama still knows them by name."""
+    def _changed(self, config: GroupConfig) -> list[GroupModel]:
+        """Models in force that leave, or that Ollama has to load anew."""
         wanted = {model.name: (model.manifest_digest, model.context_length, model.modelfile) for model in config.models}
-        before = self._board.config.models if self._board.config else ()
-        removed = [
-            model.name
-            for model in before
+        return [
+            model
+            for model in (self._board.config.models if self._board.config else ())
             if wanted.get(model.name) != (model.manifest_digest, model.context_length, model.modelfile)
         ]
-        for model in before:
-            if model.name not in removed or self._board.warmth[model.name].phase is not ModelPhase.WARM:
-                continue
+
+    async def _unload(self, leaving: Sequence[GroupModel]) -> None:
+        """Free the memory of models while Ollama still knows them by name."""
+        if not leaving:
+            return
+        if self._load is not None and self._load[0] in self._leaving:
+            self._load[1].cancel()
+            await asyncio.wait({self._load[1]})
+        for model in leaving:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
-                    await self._ollama.unload(model.name, embedder=await self._is_embedder(model))
+                    # An encoder that is not in memory would be loaded to be unloaded.
+                    held = {entry.digest for entry in await self._ollama.resident()}
+                    if self._board.warmth[model.name].digest in held:
+                        await self._ollama.unload(model.name, embedder=await self._is_embedder(model))
             except (OllamaError, UpstreamFailed, TimeoutError) as error:
                 logger.warning("model cannot be unloaded", extra={"model": model.name, "error": str(error)[:256]})
-        return removed
 
     async def run(self) -> None:
         """Look and act until cancelled."""
@@ -110,7 +131,7 @@ class Warmer:
                 board.ollama_version = await self._ollama.version()
                 board.reopen()
                 board.touch()
-            resident = {entry.digest: entry for entry in await self._ollama.resident()}
+            resident = await self._ollama.resident()
         for model in board.served:
             self._compare(model, resident)
         chosen = self._next()
@@ -119,10 +140,10 @@ class Warmer:
             return 0.0
         return SLOW_SECONDS if board.ready else FAST_SECONDS
 
-    def _compare(self, model: GroupModel, resident: dict[str, Resident]) -> None:
+    def _compare(self, model: GroupModel, resident: tuple[Resident, ...]) -> None:
         """Write down what Ollama says; a Warm model that is gone is cold again."""
         known = self._board.warmth[model.name]
-        found = resident.get(known.digest or "")
+        found = self._residents.find(model.name, resident)
         if known.phase is ModelPhase.WARM:
             if found is None:
                 logger.warning("model left the memory", extra={"model": model.name})
@@ -148,20 +169,33 @@ class Warmer:
         for model in self._board.served:
             known = self._board.warmth[model.name]
             cold = known.phase in {ModelPhase.CACHED, ModelPhase.FAILED, ModelPhase.LOADING}
-            if model.residency == "Pinned" and cold and now >= self._retry_at.get(model.name, 0.0):
+            due = now >= self._retry_at.get(model.name, 0.0) and model.name not in self._leaving
+            if model.residency == "Pinned" and cold and due:
                 return model
         return None
 
     async def _warm(self, model: GroupModel) -> None:
-        """Load one model and prove it."""
+        """Load one model and prove it. Ends early when a new configuration takes the model away."""
+        load = asyncio.create_task(self._prove(model))
+        self._load = (model.name, load)
+        try:
+            await asyncio.wait({load})
+        finally:
+            self._load = None
+            load.cancel()
+        if not load.cancelled():
+            load.result()
+
+    async def _prove(self, model: GroupModel) -> None:
         board, started = self._board, self._clock()
         board.update(model.name, phase=ModelPhase.LOADING)
         limit = board.config.load_timeout_seconds if board.config else 0
+        stay = keep_alive(model, board.served)
         try:
             async with asyncio.timeout(limit):
                 embedder = await self._is_embedder(model)
-                await self._ollama.load(model.name, keep_alive=keep_alive(model), embedder=embedder)
-                await self._ollama.prove(model.name, keep_alive=keep_alive(model), embedder=embedder)
+                await self._ollama.load(model.name, keep_alive=stay, embedder=embedder)
+                await self._ollama.prove(model.name, keep_alive=stay, embedder=embedder)
                 self._accept(model, await self._ollama.resident(), seconds=self._clock() - started)
         except TimeoutError:
             self._failed(model, f"not in memory after {limit} s")
@@ -173,10 +207,7 @@ class Warmer:
             raise
 
     def _accept(self, model: GroupModel, resident: tuple[Resident, ...], *, seconds: float) -> None:
-        known = self._board.warmth.get(model.name)
-        if known is None:
-            return  # removed meanwhile
-        found = next((entry for entry in resident if entry.digest == known.digest), None)
+        found = self._residents.find(model.name, resident)
         if found is None or found.size == 0:
             raise OllamaError("loaded, but not under the planned digest")
         wanted = model.context_length

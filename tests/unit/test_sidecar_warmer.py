@@ -1,0 +1,308 @@
+"""What is loaded, in which order, what proves it, what happens when it fails, and what leaves memory again."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollama_fleet.api.group import GroupModel
+from ollama_fleet.api.state import ModelPhase
+from ollama_fleet.sidecar import warmer
+from testbed.fakes.ollama import FakeOllama
+from testbed.models import push
+from tests.support.sidecar_bench import ManualClock, Sidecar, group_config, group_model, pulled, sidecar
+
+WARM, FAILED, CACHED, LOADING, PULLING = (
+    ModelPhase.WARM,
+    ModelPhase.FAILED,
+    ModelPhase.CACHED,
+    ModelPhase.LOADING,
+    ModelPhase.PULLING,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other at once; how long a failed model waits is for the clock of the test."""
+    monkeypatch.setattr(warmer, "FAST_SECONDS", 0.001)
+    monkeypatch.setattr(warmer, "SLOW_SECONDS", 0.001)
+
+
+@dataclass
+class Bench:
+    ollama: FakeOllama
+    sidecar: Sidecar
+    clock: ManualClock
+    models: Path
+    digests: dict[str, str]
+
+    def model(self, name: str, image: str = "chat", **fields: Any) -> GroupModel:
+        return group_model(name, self.digests[image], **fields)
+
+    async def apply(self, *models: GroupModel, **fields: Any) -> bool:
+        return await self.sidecar.warmer.apply(group_config(*models, **fields))
+
+    def asked(self, path: str = "/api/generate") -> list[dict[str, Any]]:
+        """Bodies of the requests that reached Ollama."""
+        return [json.loads(seen.body) for seen in self.ollama.seen if seen.path == path]
+
+    def loads(self) -> list[str]:
+        return [body["model"] for body in self.asked() if not body.get("prompt") and body["keep_alive"] != 0]
+
+    async def until_loaded(self, *names: str) -> None:
+        """Ollama changes without the sidecar's hearing of it."""
+        async with asyncio.timeout(10):
+            while set(self.ollama.loaded) != {f"{name}:latest" for name in names}:
+                await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, push.Image]:
+    return {name: push.image(name) for name in ("chat", "chat-large", "embed")}
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, images: dict[str, push.Image]) -> AsyncIterator[Bench]:
+    digests = {name: pulled(tmp_path, image) for name, image in images.items()}
+    clock = ManualClock()
+    async with FakeOllama(store=tmp_path) as ollama, sidecar(ollama.url, tmp_path, clock=clock) as under_test:
+        yield Bench(ollama, under_test, clock, tmp_path, digests)
+
+
+async def test_pinned_models_load_in_the_order_of_the_configuration(bench: Bench) -> None:
+    assert await bench.apply(bench.model("urgent"), bench.model("large", "chat-large"), bench.model("embed", "embed"))
+    assert not bench.sidecar.board.ready
+    await bench.sidecar.warm("urgent", "large", "embed")
+    assert bench.loads() == ["urgent", "large"]
+    order = [seen.path for seen in bench.ollama.seen if seen.path in {"/api/generate", "/api/embed"}]
+    assert order == ["/api/generate"] * 4 + ["/api/embed"] * 2
+    assert bench.sidecar.board.ready
+
+
+async def test_a_model_is_warm_when_it_gave_a_token_and_stays_for_good(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    load, proof = bench.asked()
+    assert load == {"model": "chat", "keep_alive": -1, "stream": False}
+    assert (proof["options"]["num_predict"], proof["keep_alive"], bool(proof["prompt"])) == (1, -1, True)
+    known = bench.sidecar.board.warmth["chat"]
+    assert (known.size, known.size_vram, known.context_length) == (5_000_000, 5_000_000, 4096)
+    assert known.load_seconds == 0.0
+    assert known.ready_once
+
+
+async def test_an_encoder_proves_itself_with_a_vector(bench: Bench) -> None:
+    await bench.apply(bench.model("embed", "embed"))
+    await bench.sidecar.warm("embed")
+    assert bench.asked() == []
+    assert [body["keep_alive"] for body in bench.asked("/api/embed")] == [-1, -1]
+
+
+async def test_without_a_token_a_model_is_not_warm(bench: Bench) -> None:
+    bench.ollama.behaviour.end_after_tokens = 0
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+    assert bench.sidecar.board.warmth["chat"].message == "the model gave no token"
+    assert not bench.sidecar.board.ready
+    bench.ollama.behaviour.end_after_tokens = None
+    bench.clock.now += 1
+    await bench.sidecar.warm("chat")
+    assert bench.sidecar.board.warmth["chat"].message == ""
+
+
+async def test_a_model_under_another_digest_than_the_planned_one_is_not_warm(bench: Bench, tmp_path: Path) -> None:
+    async with (
+        FakeOllama(models=["chat"]) as stranger,
+        sidecar(stranger.url, tmp_path, clock=ManualClock()) as under_test,
+    ):
+        await under_test.warmer.apply(group_config(bench.model("chat")))
+        await under_test.until(lambda: under_test.phase("chat") is FAILED)
+        assert under_test.board.warmth["chat"].message == "loaded, but not under the planned digest"
+
+
+async def test_failed_loads_are_repeated_ever_later(bench: Bench) -> None:
+    bench.ollama.behaviour.load_error = "model requires more system memory"
+    await bench.apply(bench.model("chat"))
+    for attempt, wait in enumerate((1.0, 2.0, 5.0, 10.0, 30.0, 30.0), start=1):
+        await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+        assert bench.sidecar.board.warmth["chat"].message == "model requires more system memory"
+        looks = len(bench.ollama.seen)
+        bench.clock.now += wait - 0.01
+        while len(bench.ollama.seen) < looks + 3:
+            await asyncio.sleep(0)
+        assert len(bench.loads()) == attempt
+        bench.clock.now += 0.01
+        await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is LOADING)
+    bench.ollama.behaviour.load_error = None
+
+
+async def test_a_load_that_never_ends_is_given_up(bench: Bench) -> None:
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("chat"), load_timeout_seconds=0)
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+    assert bench.sidecar.board.warmth["chat"].message == "not in memory after 0 s"
+
+
+async def test_one_that_fails_does_not_hold_up_the_next(bench: Bench) -> None:
+    bench.digests["broken"] = bench.digests["chat"]
+    bench.ollama.behaviour.load_error = "no"
+    await bench.apply(bench.model("broken"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("broken") is FAILED)
+    bench.ollama.behaviour.load_error = None
+    await bench.apply(bench.model("broken"), bench.model("large", "chat-large"))
+    await bench.sidecar.warm("large")
+    assert bench.sidecar.phase("broken") is FAILED
+    assert not bench.sidecar.board.ready
+
+
+async def test_a_model_that_joins_is_loaded_and_takes_nothing_out_of_service(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    bench.ollama.behaviour.load_error = "no"
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("large") is FAILED)
+    assert bench.sidecar.board.ready
+    bench.ollama.behaviour.load_error = None
+    bench.clock.now += 1
+    await bench.sidecar.warm("large")
+    assert bench.loads().count("chat") == 1
+
+
+async def test_a_model_that_is_removed_leaves_memory(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"), bench.model("embed", "embed"))
+    await bench.sidecar.warm("chat", "large", "embed")
+    await bench.apply(bench.model("chat"))
+    await bench.until_loaded("chat")
+    assert bench.sidecar.phases() == {"chat": WARM}
+    names = {entry["name"] for entry in (await bench.sidecar.data.get("/api/tags")).json()["models"]}
+    assert names == {"chat:latest"}
+
+
+async def test_a_model_that_is_removed_while_it_loads_does_not_come_to_stay(bench: Bench) -> None:
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("large", "chat-large"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("large") is LOADING)
+    while not bench.loads():
+        await asyncio.sleep(0)
+    bench.ollama.behaviour.load_seconds = 0.0
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    await bench.until_loaded("chat")
+
+
+async def test_a_model_that_failed_its_proof_leaves_memory_with_its_removal(bench: Bench) -> None:
+    bench.ollama.behaviour.end_after_tokens = 0
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+    await bench.until_loaded("chat")
+    await bench.apply()
+    await bench.until_loaded()
+
+
+async def test_names_over_the_same_weights_are_warm_together(bench: Bench) -> None:
+    """Ollama shows their one runner under the name that loaded it."""
+    formal = bench.model("formal", modelfile={"system": "You are formal."})
+    await bench.apply(bench.model("chat"), formal)
+    await bench.sidecar.warm("chat", "formal")
+    assert bench.ollama.loads == 1
+    assert bench.ollama.loaded == ["chat:latest"]
+    await bench.apply(formal)
+    await bench.until_loaded("formal")
+    await bench.sidecar.warm("formal")
+
+
+async def test_another_context_loads_the_model_anew(bench: Bench) -> None:
+    await bench.apply(bench.model("chat", context_length=1024))
+    await bench.sidecar.warm("chat")
+    before = bench.sidecar.board.warmth["chat"].digest
+    await bench.apply(bench.model("chat", context_length=2048))
+    await bench.sidecar.until(lambda: bench.sidecar.board.warmth["chat"].context_length == 2048)
+    assert bench.sidecar.board.warmth["chat"].digest != before
+    assert bench.sidecar.phase("chat") is WARM
+
+
+async def test_more_slots_load_nothing(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    await bench.apply(bench.model("chat", parallel=3))
+    assert bench.sidecar.phase("chat") is WARM
+    assert bench.sidecar.board.slots["chat"].count == 3
+    assert bench.ollama.loads == 1
+
+
+async def test_an_evicted_model_is_noticed_and_loaded_again(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    bench.ollama.evict("chat")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is not WARM)
+    assert not bench.sidecar.board.ready
+    await bench.sidecar.warm("chat")
+    assert bench.ollama.loads == 2
+
+
+async def test_models_on_demand_are_left_to_their_clients(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"), bench.model("spare", "chat-large", residency="OnDemand", keep_alive="10m"))
+    await bench.sidecar.warm("chat")
+    assert bench.sidecar.board.ready
+    assert bench.sidecar.phase("spare") is CACHED
+    answer = await bench.sidecar.post("/api/generate", {"model": "spare", "prompt": "x", "stream": False})
+    assert answer.status_code == 200
+    await bench.sidecar.warm("spare")
+    bench.ollama.evict("spare")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("spare") is CACHED)
+    assert bench.sidecar.board.ready
+    assert bench.loads() == ["chat"]
+
+
+async def test_an_ollama_that_comes_back_is_warmed_again(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    await bench.ollama.crash()
+    board = bench.sidecar.board
+    await bench.sidecar.until(lambda: board.ollama_version is None)
+    assert (board.ready, board.why_not(), bench.sidecar.phase("chat")) == (False, "Ollama does not answer", CACHED)
+    await bench.ollama.start()
+    await bench.sidecar.warm("chat")
+    assert board.ready
+
+
+async def test_a_hung_ollama_is_not_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmer, "LOOK_SECONDS", 0.05)
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    bench.ollama.behaviour.hang_paths = ["/api/ps"]
+    await bench.sidecar.until(lambda: not bench.sidecar.board.ready)
+    assert bench.sidecar.phase("chat") is CACHED
+
+
+async def test_a_model_without_files_waits_and_the_configuration_is_not_reported_as_applied(
+    bench: Bench, tmp_path: Path, images: dict[str, push.Image]
+) -> None:
+    store = tmp_path / "other"
+    late = push.image("chat", system="comes later")
+    pulled(store, images["chat"])
+    async with (
+        FakeOllama(store=store) as ollama,
+        sidecar(ollama.url, store, clock=ManualClock()) as under_test,
+    ):
+        config = group_config(bench.model("chat"), group_model("late", late.digest))
+        assert not await under_test.warmer.apply(config)
+        await under_test.warm("chat")
+        assert under_test.phase("late") is PULLING
+        assert (under_test.board.applied_hash, under_test.board.ready) == ("", False)
+        pulled(store, late)
+        assert await under_test.warmer.apply(config)
+        assert under_test.board.applied_hash == config.hash()
+        await under_test.warm("late")
+        assert under_test.board.ready
+
+
+async def test_nothing_is_loaded_without_a_configuration(tmp_path: Path) -> None:
+    async with FakeOllama(models=["chat"]) as ollama, sidecar(ollama.url, tmp_path) as under_test:
+        await under_test.until(lambda: under_test.board.ollama_version is not None)
+        assert not under_test.board.ready
+        assert ollama.loads == 0

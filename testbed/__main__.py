@@ -24,7 +24,8 @@ from testbed.state import processes, remove, test_beds
 
 _DEFAULT: Final = "default"
 _LEVELS: Final = ("control-plane", "kwok", "nodes")
-_TESTS_NEED: Final = (f"kubernetes-{KUBERNETES}", "registry", "helm", "kwok", *(f"ollama-{one}" for one in VERSIONS))
+_TOOLS: Final = ("registry", "helm", "kwok", "fake-nvml")
+_TESTS_NEED: Final = (f"kubernetes-{KUBERNETES}", *_TOOLS, *(f"ollama-{one}" for one in VERSIONS))
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TextIO
 
+from testbed.build.fake_nvml import SOURCE, fake_nvml
 from testbed.build.ollama import in_process, llama_cpp, llama_server
 from testbed.build.recipe import GO, Recipe, go_build
 
@@ -73,6 +74,7 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("llama-cpp", 6, (here,), llama_cpp),
         Recipe("ollama-0.24.0", 4, (*_module("ollama-0.24.0"), here), in_process),
         Recipe("ollama-0.32.3", 2, (*_module("ollama-0.32.3"), here), llama_server),
+        Recipe("fake-nvml", 1, (SOURCE, SOURCE.parents[2] / "build" / "fake_nvml.py"), fake_nvml),
     )
 
 

@@ -20,7 +20,11 @@ def main() -> int:
         say("the demo's cluster is gone")
         return 0
     say(f"cluster: {chosen.DESCRIPTION}")
-    tell(chosen.up(options.ollama))
+    try:
+        tell(chosen.up(options.ollama))
+    except RuntimeError as error:
+        say(f"error: {error}")
+        return 1
     return 0
 
 

@@ -16,6 +16,10 @@ from testbed.say import say, step
 _NAMESPACE: Final = "ollama-fleet"
 _PROMPT: Final = "What do you do?"
 _TOKENS: Final = 24
+_READY_SECONDS: Final = 900
+"""Pulling a real model through a slow line included."""
+_STALLED_SECONDS: Final = 60
+"""A stall that lasts this long does not pass by itself."""
 
 
 def tell(cluster: DemoCluster) -> None:
@@ -26,7 +30,7 @@ def tell(cluster: DemoCluster) -> None:
     applied = time.monotonic()
     _kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(manifests(cluster)))
     with step("ready"):
-        _kubectl(cluster, "wait", "ollamadeployment/chat", "--for=condition=Ready", "--timeout=15m")
+        _wait_ready(cluster)
     say(f'\n$ curl http://chat-g0:11434/api/generate -d \'{{"model": "chat", "prompt": "{_PROMPT}"}}\'')
     first = _ask(cluster)
     say(f"\n  kubectl apply to first token: {first - applied:.1f} s\n")
@@ -70,6 +74,27 @@ def _install(cluster: DemoCluster) -> None:
     command = [str(cluster.helm), "upgrade", "--install", "ollama-fleet", chart, "--wait", "--timeout", "5m"]
     command += ["--namespace", _NAMESPACE, "--create-namespace", "--kubeconfig", str(cluster.kubeconfig)]
     _run([*command, *(f"--set-string={key}={value}" for key, value in values.items())])
+
+
+def _wait_ready(cluster: DemoCluster) -> None:
+    """Show what the status says until it says Ready. Raises RuntimeError with its last word."""
+    started, stalled_at, shown = time.monotonic(), None, ""
+    while time.monotonic() - started < _READY_SECONDS:
+        status = json.loads(_kubectl(cluster, "get", "ollamadeployment/chat", "-o", "json")).get("status", {})
+        held = {entry["type"]: entry for entry in status.get("conditions", ())}
+        ready = held.get("Ready", {})
+        words = f"{ready.get('reason', 'Waiting')}: {ready.get('message', 'for the operator')}"
+        if ready.get("status") == "True":
+            return
+        if ready.get("reason", "") != shown:
+            shown = ready.get("reason", "")
+            say(f"    {words}")
+        if held.get("Stalled", {}).get("status") != "True":
+            stalled_at = None
+        elif time.monotonic() - (stalled_at := stalled_at or time.monotonic()) > _STALLED_SECONDS:
+            break
+        time.sleep(0.5)
+    raise RuntimeError(f"the model is not served.\n{words}\nlook around: export KUBECONFIG={cluster.kubeconfig}")
 
 
 def _ask(cluster: DemoCluster) -> float:

@@ -6,10 +6,16 @@ from typing import Self
 
 
 class TcpGate:
-    """Listens on loopback and forwards bytes both ways; TLS passes through untouched."""
+    """Listens and forwards bytes both ways; TLS passes through untouched."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1", bytes_per_second: int | None = None) -> None:
+        """``bytes_per_second`` holds for all connections together."""
         self.accepted = 0
+        self.forwarded = 0
+        """Bytes from the server to its clients."""
+        self._listen = listen
+        self._rate = bytes_per_second
+        self._pace = asyncio.Lock()
         self._arrival = asyncio.Condition()
         self._target = (host, port)
         self._flow = asyncio.Event()
@@ -34,7 +40,7 @@ class TcpGate:
         """Accept connections and let bytes flow."""
         self._flow.set()
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+            self._server = await asyncio.start_server(self._serve, self._listen, self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -73,7 +79,7 @@ class TcpGate:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pump(reader, far_writer))
-                    group.create_task(self._pump(far_reader, writer))
+                    group.create_task(self._answer(far_reader, writer))
             finally:
                 await _drop(far_writer)
         except* (OSError, EOFError):
@@ -87,6 +93,17 @@ class TcpGate:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             await self._flow.wait()
+            writer.write(data)
+            await writer.drain()
+        raise EOFError
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(16384):
+            await self._flow.wait()
+            if self._rate:
+                async with self._pace:
+                    await asyncio.sleep(len(data) / self._rate)
+            self.forwarded += len(data)
             writer.write(data)
             await writer.drain()
         raise EOFError

@@ -26,7 +26,7 @@
 #define SLOTS 7
 #define PROCESSES 256
 #define XIDS 64
-#define SETS 8
+#define SETS 64
 #define NAME 96
 #define LINE 512
 
@@ -170,9 +170,11 @@ nvmlReturn_t nvmlInitWithFlags(unsigned int flags) {
     pthread_mutex_lock(&lock);
     if (!refresh()) code = NVML_ERROR_DRIVER_NOT_LOADED;
     else if (state.init) code = (nvmlReturn_t)state.init;
+    else if (initialised == state.reloads) references++;
     else {
-        references = initialised == state.reloads ? references + 1 : 1;
+        references = 1;
         initialised = state.reloads;
+        memset(sets, 0, sizeof sets);
     }
     pthread_mutex_unlock(&lock);
     return code;

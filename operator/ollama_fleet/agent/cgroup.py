@@ -1,8 +1,8 @@
 """Which pod a process belongs to, from ``/proc/PID/cgroup``.
 
-Known forms: cgroup v1 (a line per controller) and v2 (one line); kubelet with the cgroupfs driver
-(``/kubepods/burstable/podUID/CONTAINER``) and with systemd (``/kubepods-burstable-podUID.slice/cri-containerd-ID.scope``,
-dashes of the UID as underscores); containerd, CRI-O, Docker and Podman; below any prefix, also a namespace's ``/../..``.
+Known forms: cgroup v1 (a line per controller) and v2; kubelet with the cgroupfs driver
+(``/kubepods/burstable/podUID/CONTAINER``) and with systemd (``/kubepods-podUID.slice/cri-containerd-ID.scope``, the
+dashes of the UID as underscores); containerd, CRI-O, Docker, Podman; below any prefix, also a namespace's ``/..``.
 """
 
 import re

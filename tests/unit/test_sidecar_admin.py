@@ -125,7 +125,9 @@ async def test_a_drain_waits_for_the_last_stream(bench: Bench) -> None:
     bench.in_service()
     bench.ollama.behaviour.hang_after_tokens = 1
     async with bench.sidecar.data.stream("POST", "/api/generate", json=ASK) as stream:
-        assert await anext(stream.aiter_lines())
+        # The stream lives as long as its iterator.
+        lines = stream.aiter_lines()
+        assert await anext(lines)
         async with bench.draining() as drain:
             bench.clock.now += LINGER_SECONDS
             await bench.looked_twice()
@@ -198,7 +200,8 @@ async def test_many_changes_become_few_lines(bench: Bench, monkeypatch: pytest.M
 async def test_a_watcher_that_leaves_is_forgotten(bench: Bench) -> None:
     connections = bench.sidecar.admin_server._listener.connections
     async with bench.sidecar.admin.stream("GET", "/fleet/v1/state?watch=1") as stream:
-        await anext(states(stream))
+        seen = states(stream)
+        await anext(seen)
         assert len(connections) == 1
     async with asyncio.timeout(5):
         while connections:

@@ -48,6 +48,14 @@ class Reason(StrEnum):
     NOT_RESIDENT = "NotResident"
     CONFIG_PENDING = "ConfigPending"
     SIDECAR_UNREACHABLE = "SidecarUnreachable"
+    # A node's report.
+    OBSERVED = "Observed"
+    NO_GPU_FOUND = "NoGPUFound"
+    GPU_UNHEALTHY = "GPUUnhealthy"
+    DRIVER_FAILED = "DriverFailed"
+    PODS_KNOWN = "PodsKnown"
+    HOST_PID_OFF = "HostPIDOff"
+    KUBELET_UNREACHABLE = "KubeletUnreachable"
 
 
 _NOTHING = "Nothing to do."
@@ -128,5 +136,27 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     Reason.SIDECAR_UNREACHABLE: (
         "The sidecar does not answer the operator.",
         "Check the pod, and network policies between the operator and the pod's admin port.",
+    ),
+    Reason.OBSERVED: ("The agent sees every GPU of its node.", _NOTHING),
+    Reason.NO_GPU_FOUND: (
+        "The node has no GPU, or no driver that shows it.",
+        "Nothing on a CPU node; otherwise check the driver, and that the agent may use it.",
+    ),
+    Reason.GPU_UNHEALTHY: (
+        "A GPU is lost, hangs, needs a reset or told a critical error.",
+        "Read the message; reset the GPU or drain the node.",
+    ),
+    Reason.DRIVER_FAILED: (
+        "The GPU driver was there and does not answer now, or does not fit its library.",
+        "Wait if the driver is being upgraded; otherwise look at the node's kernel log.",
+    ),
+    Reason.PODS_KNOWN: ("GPUs and processes are attributed to pods.", _NOTHING),
+    Reason.HOST_PID_OFF: (
+        "The agent runs without `hostPID`: memory is known per GPU, not per process and pod.",
+        "Install the agent with the preset that has it, or leave it so on exclusive GPUs.",
+    ),
+    Reason.KUBELET_UNREACHABLE: (
+        "The kubelet does not tell the agent which pod holds which GPU.",
+        "Check the mount of the kubelet's `pod-resources` directory.",
     ),
 }

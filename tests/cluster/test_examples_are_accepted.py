@@ -1,9 +1,11 @@
 """The real API server takes every example, under strict validation."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from testbed.controlplane import ControlPlane
 from testbed.paths import ROOT
@@ -32,3 +34,17 @@ def test_an_example_is_accepted(control_plane: ControlPlane, folder: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "ollamadeployment" in done.stdout
+
+
+def test_argo_cds_health_scripts_reach_the_config_map_whole(control_plane: ControlPlane) -> None:
+    file = ROOT / "examples/gitops/argocd-cm.yaml"
+    kubectl = ["kubectl", "--kubeconfig", str(control_plane.kubeconfig)]
+    done = subprocess.run(
+        [*kubectl, "create", "--dry-run=server", "-o", "json", "-f", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"] == yaml.safe_load(file.read_text())["data"]

@@ -17,8 +17,9 @@ from tests.support.plans import request, view
 
 OWNER = Owner("ns", "chat", "u")
 CLIENT, STRANGER = Peer("ns", {"app": "web"}), Peer("elsewhere", {"app": "web"})
-OPERATOR, GATEWAY = (
-    Peer("fleet", {names.LABEL_NAME: "ollama-fleet", names.LABEL_COMPONENT: role}) for role in ("operator", "gateway")
+OPERATOR, GATEWAY, AGENT = (
+    Peer("fleet", {names.LABEL_NAME: "ollama-fleet", names.LABEL_COMPONENT: role})
+    for role in ("operator", "gateway", "agent")
 )
 
 
@@ -39,10 +40,14 @@ def policy() -> dict[str, Any]:
         (OUTSIDE, names.PORT_DATA, False),
         (OPERATOR, names.PORT_ADMIN, True),
         (GATEWAY, names.PORT_ADMIN, True),
+        (AGENT, names.PORT_ADMIN, True),
+        (OUTSIDE, names.PORT_ADMIN, False),
         (CLIENT, names.PORT_ADMIN, False),
         (STRANGER, names.PORT_ADMIN, False),
         (OPERATOR, names.PORT_PROGRESS, True),
+        (GATEWAY, names.PORT_PROGRESS, False),
         (CLIENT, names.PORT_PROGRESS, False),
+        (AGENT, names.PORT_DATA, False),
         (CLIENT, names.PORT_OLLAMA, False),
         (OPERATOR, names.PORT_OLLAMA, False),
     ],

@@ -9,6 +9,7 @@ from ollama_fleet import __version__
 
 # Modules, not functions: a role imports only what it needs.
 _ROLES: Final = {
+    "agent": ("ollama_fleet.agent.main", "report the GPU memory and the resident models of a node"),
     "operator": ("ollama_fleet.handlers.main", "watch the custom resources and make them true"),
     "puller": ("ollama_fleet.store.main", "fill a model store from registries"),
     "sidecar": ("ollama_fleet.sidecar.main", "guard, warm and drain the Ollama of a pod"),

@@ -44,6 +44,8 @@ PORT_OLLAMA: Final = 11436
 """Ollama itself, on the pod's loopback only."""
 PORT_PROGRESS: Final = 11437
 """The puller's progress."""
+PORT_AGENT: Final = 11438
+"""The node agent's probes and metrics."""
 
 PATH_MODELS: Final = "/models"
 """``OLLAMA_MODELS`` of a pod: ``manifests/`` is the pod's own, ``blobs/`` is the cache."""

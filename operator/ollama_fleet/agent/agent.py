@@ -1,0 +1,175 @@
+"""The agent's loops: look at the GPUs each second, ask kubelet and sidecars beside it, write what changed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ollama_fleet.agent.apiserver import ApiFailed
+from ollama_fleet.agent.cgroup import container_of, sees_host_processes
+from ollama_fleet.agent.gpu import GpuView
+from ollama_fleet.agent.kubelet import SOCKET, KubeletFailed, pod_devices
+from ollama_fleet.agent.metrics import AgentMetrics
+from ollama_fleet.agent.podresources import PodDevices, holders
+from ollama_fleet.agent.pods import Pods
+from ollama_fleet.agent.reader import GpuReader
+from ollama_fleet.agent.report import Observation, status
+from ollama_fleet.agent.sidecars import Sidecars
+from ollama_fleet.agent.slices import Slices
+from ollama_fleet.agent.store import ReportStore
+from ollama_fleet.agent.system import system_memory
+from ollama_fleet.agent.writing import Writing
+from ollama_fleet.api.common import Condition
+from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
+from ollama_fleet.api.reasons import Reason
+from ollama_fleet.telemetry.health import Heartbeat
+
+logger = logging.getLogger(__name__)
+
+KUBELET_SECONDS: Final = 5.0
+SIDECAR_SECONDS: Final = 2.0
+_STUCK_SECONDS: Final = 30.0
+_AWAY_SECONDS: Final = 120.0
+_NO_HOST_PID: Final = "the agent runs without hostPID: memory is known per GPU, not per process and pod"
+
+
+@dataclass(slots=True)
+class Agent:
+    """One node's agent."""
+
+    reader: GpuReader
+    store: ReportStore
+    pods: Pods
+    slices: Slices
+    sidecars: Sidecars = field(default_factory=Sidecars)
+    metrics: AgentMetrics = field(default_factory=AgentMetrics)
+    socket: Path = SOCKET
+    proc: Path = Path("/proc")
+    interval: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    heartbeat: Heartbeat = field(default_factory=lambda: Heartbeat("the look at the GPUs", limit=_STUCK_SECONDS))
+    _writing: Writing = field(init=False)
+    # Readers wait for another number than the one they know: a restarted agent must not count the same ones again.
+    _sequence: int = field(default_factory=lambda: int(time.time()))
+    _conditions: list[Condition] = field(default_factory=list)
+    _given: tuple[PodDevices, ...] = ()
+    _kubelet_problem: str = ""
+    _write: asyncio.Task[None] | None = None
+    _away_since: float | None = None
+
+    def __post_init__(self) -> None:
+        """The write policy shares the clock."""
+        self._writing = Writing(clock=self.clock)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.pods.run())
+            tasks.create_task(self._every(KUBELET_SECONDS, self.ask_kubelet))
+            tasks.create_task(self._every(SIDECAR_SECONDS, self.ask_sidecars))
+            tasks.create_task(self._every(self.interval, self.look))
+
+    async def look(self) -> None:
+        """Look at everything once, and start a write if one is due."""
+        view = await asyncio.to_thread(self.reader.read)
+        seen = self.metrics.seen = self._observe(view)
+        self._watch_driver(view)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        report = status(seen, previous=self._conditions, generation=self.store.generation, now=now)
+        self._conditions = report.conditions
+        why = self._writing.due(report)
+        if why:
+            self._sequence += 1
+            report = report.model_copy(update={"sequence": self._sequence})
+            self._writing.begin(report)
+            self._write = asyncio.create_task(self._store(report, why))
+        self.heartbeat.beat()
+
+    async def settle(self) -> None:
+        """Wait for the write that is under way."""
+        if self._write is not None:
+            await self._write
+
+    async def ask_kubelet(self) -> None:
+        """Learn which pod holds which device."""
+        try:
+            self._given = await pod_devices(self.socket)
+        except KubeletFailed as error:
+            if not self._kubelet_problem:
+                logger.warning("the kubelet does not tell who holds the GPUs", extra={"reason": str(error)})
+            self._kubelet_problem = str(error)
+            return
+        if self._kubelet_problem:
+            logger.info("the kubelet tells who holds the GPUs")
+        self._kubelet_problem = ""
+        await self.slices.learn(one for pod in self._given for one in pod.claimed)
+
+    async def ask_sidecars(self) -> None:
+        """Learn which models are in memory."""
+        await self.sidecars.ask(list(self.pods.by_uid.values()))
+
+    def driver_check(self) -> str | None:
+        """For ``/livez``: the driver was exchanged, and only a new container gets its library."""
+        if self._away_since is None or self.clock() - self._away_since < _AWAY_SECONDS:
+            return None
+        return f"the GPU driver has been away for {self.clock() - self._away_since:.0f} s"
+
+    def _observe(self, view: GpuView) -> Observation:
+        host = sees_host_processes(proc=self.proc)
+        pids = {process.pid for state in view.devices for process in state.device.processes}
+        blind, message = None, ""
+        if self._kubelet_problem:
+            blind, message = Reason.KUBELET_UNREACHABLE, self._kubelet_problem
+        elif not host:
+            blind, message = Reason.HOST_PID_OFF, _NO_HOST_PID
+        return Observation(
+            view=view,
+            memory=system_memory(self.proc / "meminfo").total,
+            holders=holders(self._given, self.slices.uuids),
+            process_pods=self._pods_of(pids) if host else {},
+            models=self.sidecars.resident(),
+            blind=blind,
+            blind_message=message,
+        )
+
+    def _pods_of(self, pids: Iterable[int]) -> dict[int, str]:
+        found = {}
+        for pid in pids:
+            container = container_of(pid, proc=self.proc)
+            pod = self.pods.by_uid.get(container.pod_uid) if container else None
+            if pod is not None:
+                found[pid] = pod.name
+        return found
+
+    def _watch_driver(self, view: GpuView) -> None:
+        """A driver that never worked here is no reason to restart: that would go on for ever."""
+        gone = bool(view.problem and view.devices)
+        if not gone:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = self.clock()
+            logger.warning("the GPU driver is away", extra={"reason": view.problem})
+
+    async def _store(self, report: NodeVRAMReportStatus, why: str) -> None:
+        try:
+            await self.store.write(report)
+        except ApiFailed as error:
+            self._writing.failed()
+            self.metrics.wrote(why, str(error.status))
+            logger.warning("the report is not written", extra={"status": error.status, "reason": str(error)})
+        except BaseException:
+            self._writing.failed()
+            raise
+        else:
+            self._writing.succeeded()
+            self.metrics.wrote(why, "ok")
+
+    async def _every(self, seconds: float, do: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            started = self.clock()
+            await do()
+            await asyncio.sleep(max(0.0, seconds - (self.clock() - started)))

@@ -1,0 +1,83 @@
+"""What the sidecars of this node's Ollama pods say is in memory."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import ValidationError
+
+from ollama_fleet.agent.http import HttpClient, HttpFailed, Origin
+from ollama_fleet.agent.pods import Pod
+from ollama_fleet.api import names
+from ollama_fleet.api.nodevramreport import ResidentModel
+from ollama_fleet.api.state import SidecarState
+
+PATH: Final = "/fleet/v1/state"
+_TIMEOUT_SECONDS: Final = 2.0
+_LIMIT_BYTES: Final = 256 * 1024
+_AT_ONCE: Final = 16
+_PATIENCE_SECONDS: Final = 8.0
+"""Silence after which a pod's models are no longer told: one lost answer must not take a pod out of service."""
+_MAX_PER_POD: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    at: float
+    models: tuple[ResidentModel, ...]
+
+
+@dataclass(slots=True)
+class Sidecars:
+    """Asks every pod; ``resident`` is what is known."""
+
+    port: int = names.PORT_ADMIN
+    clock: Callable[[], float] = time.monotonic
+    _answers: dict[str, _Answer] = field(default_factory=dict)
+    """By UID of the pod."""
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    async def ask(self, pods: Iterable[Pod]) -> None:
+        """Ask all pods that have an address, in about two seconds at the worst for up to 16 of them."""
+        asked = [pod for pod in pods if pod.ip]
+        gone = self._answers.keys() - {pod.uid for pod in asked}
+        for uid in gone:
+            del self._answers[uid]
+        await asyncio.gather(*(self._ask(pod) for pod in asked))
+
+    def resident(self) -> tuple[ResidentModel, ...]:
+        """Models in memory, of pods that answered lately."""
+        oldest = self.clock() - _PATIENCE_SECONDS
+        return tuple(model for answer in self._answers.values() if answer.at >= oldest for model in answer.models)
+
+    async def _ask(self, pod: Pod) -> None:
+        client = HttpClient(Origin(pod.ip, self.port))
+        try:
+            async with self._turns:
+                answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)
+            if answer.status == 200:
+                state = SidecarState.model_validate_json(answer.body)
+                self._answers[pod.uid] = _Answer(self.clock(), resident(pod, state))
+        except (HttpFailed, ValidationError):
+            pass  # silence: what it said before counts for a while
+        finally:
+            client.close()
+
+
+def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:
+    """The models of a pod that are in memory. A size of 0 is a model that is not loaded."""
+    loaded = [(model, model.digest) for model in state.models if model.size > 0]
+    return tuple(
+        ResidentModel(
+            pod=pod.name,
+            name=model.name,
+            digest=digest,
+            size=model.size,
+            size_vram=model.size_vram,
+            context_length=model.context_length,
+        )
+        for model, digest in loaded[:_MAX_PER_POD]
+        if digest is not None
+    )

@@ -1,0 +1,127 @@
+"""What the agent takes from sidecars, and what their silence means."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from ollama_fleet.agent.pods import Pod
+from ollama_fleet.agent.sidecars import Sidecars, resident
+from ollama_fleet.api.nodevramreport import ResidentModel
+from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
+
+DIGEST = f"sha256:{'a' * 64}"
+POD = Pod("1", "team/chat-0", "127.0.0.1")
+WARM = ModelState(name="chat", phase=ModelPhase.WARM, digest=DIGEST, size=9, size_vram=7, context_length=4096)
+CHAT = ResidentModel(pod="team/chat-0", name="chat", digest=DIGEST, size=9, size_vram=7, context_length=4096)
+
+
+class Sidecar:
+    def __init__(self) -> None:
+        self.body: Any = state(WARM).to_wire()
+        self.status = 200
+        self.hang = False
+        self.port = 0
+
+    async def answer(self, _: web.Request) -> web.Response:
+        if self.hang:
+            await asyncio.sleep(60)
+        return web.json_response(self.body, status=self.status)
+
+
+@pytest.fixture
+async def sidecar() -> AsyncIterator[Sidecar]:
+    found = Sidecar()
+    app = web.Application()
+    app.router.add_get("/fleet/v1/state", found.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    found.port = runner.addresses[0][1]
+    yield found
+    await runner.cleanup()
+
+
+def state(*models: ModelState) -> SidecarState:
+    return SidecarState(sequence=1, config_hash="x", ready=True, models=models)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_models_in_memory_are_told(sidecar: Sidecar) -> None:
+    sidecars = Sidecars(port=sidecar.port)
+    await sidecars.ask([POD, Pod("2", "team/no-address")])
+    assert sidecars.resident() == (CHAT,)
+
+
+@pytest.mark.parametrize("fault", ["hang", "status", "form", "size", "gone"])
+async def test_one_lost_answer_changes_nothing_but_silence_does(
+    sidecar: Sidecar, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ollama_fleet.agent.sidecars._TIMEOUT_SECONDS", 0.2)
+    clock = Clock()
+    sidecars = Sidecars(port=sidecar.port, clock=clock)
+    await sidecars.ask([POD])
+    if fault == "hang":
+        sidecar.hang = True
+    elif fault == "status":
+        sidecar.status = 500
+    elif fault == "form":
+        sidecar.body = {"models": 7}
+    elif fault == "size":
+        sidecar.body = {**state(WARM).to_wire(), "padding": "x" * 300_000}
+    else:
+        sidecars.port = 1
+    clock.now += 2
+    await sidecars.ask([POD])
+    assert sidecars.resident() == (CHAT,)
+    clock.now += 7
+    assert sidecars.resident() == ()
+
+
+async def test_pods_that_are_gone_are_forgotten(sidecar: Sidecar) -> None:
+    sidecars = Sidecars(port=sidecar.port)
+    await sidecars.ask([POD])
+    await sidecars.ask([])
+    assert sidecars.resident() == ()
+
+
+async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar) -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.2", sidecar.port)
+    sidecars = Sidecars(port=sidecar.port)
+    asking = asyncio.create_task(sidecars.ask([Pod("2", "team/stuck", "127.0.0.2"), POD]))
+    async with asyncio.timeout(1):
+        while not sidecars.resident():
+            await asyncio.sleep(0.005)
+    assert not asking.done()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    server.close()
+    await asyncio.sleep(0.02)
+
+
+def test_only_what_is_loaded_is_resident() -> None:
+    models = (
+        ModelState(name="cold", phase=ModelPhase.CACHED, digest=DIGEST),
+        ModelState(name="pulling", phase=ModelPhase.PULLING),
+        WARM.model_copy(update={"name": "loading", "phase": ModelPhase.LOADING, "size_vram": 0}),
+    )
+    (found,) = resident(POD, state(*models))
+    assert (found.name, found.size, found.size_vram) == ("loading", 9, 0)
+
+
+def test_the_models_of_a_pod_are_bounded() -> None:
+    assert len(resident(POD, state(*(WARM for _ in range(100))))) == 64

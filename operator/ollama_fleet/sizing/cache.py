@@ -1,0 +1,55 @@
+"""What a model remembers: keys and values per layer, and recurrent state."""
+
+from typing import Final
+
+from ollama_fleet.sizing.ggmltypes import BY_NAME
+from ollama_fleet.sizing.load import Engine, Load, batch, context, slots
+from ollama_fleet.sizing.shape import Layer, ModelShape
+
+_CELLS: Final = 256
+"""llama.cpp rounds the cells of a sequence up to this."""
+_OWN_WINDOW_BATCH: Final = 512
+
+
+def kv_bytes(model: ModelShape, load: Load, engine: Engine) -> int:
+    """Bytes of keys and values over all layers and slots."""
+    kind = BY_NAME[load.kv_type]
+    total = 0
+    for layer in model.layers:
+        if layer.kv_heads:
+            row = kind.row_bytes(layer.kv_heads * layer.key_length) + kind.row_bytes(
+                layer.kv_heads * layer.value_length
+            )
+            total += row * cells(model, layer, load, engine)
+    return total
+
+
+def state_bytes(model: ModelShape, load: Load) -> int:
+    """Bytes of recurrent state over all layers and slots; always f32 and whatever the context."""
+    return 4 * slots(model, load) * sum(layer.state for layer in model.layers)
+
+
+def cells(model: ModelShape, layer: Layer, load: Load, engine: Engine) -> int:
+    """Cells of one layer over all slots."""
+    count = slots(model, load)
+    full = sequence_cells(model, load, engine)
+    if layer.window is None or engine is Engine.LLAMA_RUNNER:
+        return count * full
+    if engine is Engine.OLLAMA_ENGINE:
+        return min(count * full, count * layer.window + _OWN_WINDOW_BATCH)
+    return count * window_cells(model, layer.window, load, engine)
+
+
+def window_cells(model: ModelShape, window: int, load: Load, engine: Engine) -> int:
+    """Cells per slot of a layer with a sliding window (``llama-kv-cache-iswa.cpp``)."""
+    full = sequence_cells(model, load, engine)
+    return min(full, _padded(min(full, window + batch(model, load, engine))))
+
+
+def sequence_cells(model: ModelShape, load: Load, engine: Engine) -> int:
+    """Cells per slot of a layer that looks at everything."""
+    return context(model, load) if engine is Engine.OLLAMA_ENGINE else _padded(context(model, load))
+
+
+def _padded(count: int) -> int:
+    return -(-count // _CELLS) * _CELLS

@@ -1,0 +1,147 @@
+"""The GPU memory that a model needs: its parts, each with the formula it came from and how far it can be trusted."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ollama_fleet.sizing.blocks import Batch, compute_bytes
+from ollama_fleet.sizing.cache import kv_bytes, sequence_cells, state_bytes, window_cells
+from ollama_fleet.sizing.load import Engine, Load, batch, slots
+from ollama_fleet.sizing.shape import ModelShape
+
+Confidence = Literal["measured", "exact", "modelled", "low"]
+
+MIB: Final = 2**20
+CONTEXT_BYTES: Final = 400 * MIB
+"""Of the driver, per process and GPU: 300 to 400 MiB were seen on CUDA (nvidia-smi against logged buffers)."""
+CONTEXT_RESERVE: Final = 512 * MIB
+_PROJECTOR_GRAPH: Final = 1024 * MIB
+"""Compute buffer of a vision tower; 0.6 to 1.1 GiB were logged."""
+_OWN_STATE_FACTOR: Final = 12
+"""Ollama's own engine keeps about so many copies of a recurrent state: 1.2 GiB where llama.cpp keeps 0.1."""
+_SPLIT_COMPUTE: Final = 1.5
+"""On several GPUs each has a compute buffer, with up to four copies of the inputs for pipelining."""
+_UNEVEN: Final = 1.08
+"""Layers are whole: one GPU gets more than its share."""
+_KNOWN: Final = frozenset(
+    {
+        *("llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "mistral3", "granite", "command-r", "cohere2"),
+        *("qwen2moe", "qwen3moe", "gpt-oss", "gptoss", "deepseek2", "glm4", "qwen25vl", "qwen3vl", "qwen3vlmoe"),
+    }
+)
+"""Architectures whose graph was held against llama.cpp, or is made of the same blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the need."""
+
+    name: str
+    bytes: int
+    formula: str
+    confidence: Confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one loaded model takes."""
+
+    parts: tuple[Part, ...]
+    """Over all GPUs; the driver's context is counted once per GPU."""
+    per_gpu: tuple[int, ...]
+    """Expected bytes on each GPU."""
+    reserve_per_gpu: tuple[int, ...]
+    """Upper bound on each GPU: what admission counts with."""
+    predicted: int
+    """What Ollama predicts before a load, which its scheduler goes by."""
+
+    @property
+    def total(self) -> int:
+        """Expected bytes over all GPUs."""
+        return sum(self.per_gpu)
+
+    @property
+    def reserve(self) -> int:
+        """Upper bound over all GPUs."""
+        return sum(self.reserve_per_gpu)
+
+    @property
+    def confidence(self) -> Confidence:
+        """Of the least certain part."""
+        order: tuple[Confidence, ...] = ("low", "modelled", "exact", "measured")
+        return min((part.confidence for part in self.parts), key=order.index)
+
+    def part(self, name: str) -> int:
+        """Bytes of one part; 0 where there is none."""
+        return sum(part.bytes for part in self.parts if part.name == name)
+
+
+def estimate(model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1) -> Estimate:
+    """What ``model`` takes when it is loaded with ``load`` on ``gpus`` GPUs, all its layers on them."""
+    weights, kv, state = model.weights, kv_bytes(model, load, engine), state_bytes(model, load)
+    if engine is Engine.OLLAMA_ENGINE:
+        state *= _OWN_STATE_FACTOR
+    expected, worst = _compute(model, load, engine, bounded=False), _compute(model, load, engine, bounded=True)
+    certain: Confidence = "modelled" if model.architecture in _KNOWN else "low"
+    parts = [
+        Part("weights", weights.gpu - weights.projector, "tensors of layers and output", "exact"),
+        Part("kv", kv, "cells x heads x length x type", "exact"),
+        Part("compute", expected * gpus, "allocator over the worst-case graph", certain),
+        Part("context", CONTEXT_BYTES * gpus, "driver's context per process and GPU", "modelled"),
+    ]
+    if state:
+        parts.insert(2, Part("state", state, "f32 state per slot", _state_confidence(engine)))
+    vision = weights.projector + (_PROJECTOR_GRAPH if weights.projector else 0)
+    if vision:
+        parts.insert(1, Part("projector", vision, "tensors of the towers and their graph", "low"))
+    spread = weights.layers + kv + state
+    single = weights.output + vision
+    return Estimate(
+        parts=tuple(parts),
+        per_gpu=_shares(spread, single, expected + CONTEXT_BYTES, gpus=gpus),
+        reserve_per_gpu=_reserve(model, spread, single, worst, gpus=gpus),
+        predicted=prediction(model, load),
+    )
+
+
+def prediction(model: ModelShape, load: Load) -> int:
+    """``PredictServerVRAM`` of Ollama from 0.30: the file, an f16 cache of equal heads, and a surcharge per batch."""
+    heads = model.embedding_length // model.heads if model.heads else 0
+    kv = 2 * len(model.layers) * model.kv_heads * heads * load.context * slots(model, load) * 2
+    size = batch(model, load, Engine.LLAMA_SERVER)
+    surcharge = 2048 * MIB if size >= 2048 else 768 * MIB if size >= 1024 else 0
+    return model.file_bytes + kv + surcharge
+
+
+def _compute(model: ModelShape, load: Load, engine: Engine, *, bounded: bool) -> int:
+    size, count = batch(model, load, engine), slots(model, load)
+    # llama-server asks for the logits of one token per slot; older reserves ask for those of the whole batch.
+    few = engine is Engine.LLAMA_SERVER and not bounded
+    window = next((layer.window for layer in model.layers if layer.window), None)
+    shape = Batch(
+        tokens=max(size, count),
+        outputs=min(count, size) if few else max(size, count),
+        streams=count,
+        cells=sequence_cells(model, load, engine),
+        flash=load.flash_attention,
+    )
+    cells = window_cells(model, window, load, engine) if window else 0
+    return compute_bytes(model, shape, window_cells=cells if engine is Engine.LLAMA_SERVER else shape.cells)
+
+
+def _state_confidence(engine: Engine) -> Confidence:
+    return "low" if engine is Engine.OLLAMA_ENGINE else "exact"
+
+
+def _shares(spread: int, single: int, each: int, *, gpus: int) -> tuple[int, ...]:
+    """Layers are divided, the output and the towers are on one GPU, compute buffers and contexts on every one."""
+    share = spread // gpus
+    return tuple(share + each + (single if gpu == gpus - 1 else 0) for gpu in range(gpus))
+
+
+def _reserve(model: ModelShape, spread: int, single: int, worst: int, *, gpus: int) -> tuple[int, ...]:
+    """Never too small: host copies counted in, a generous compute buffer, and the unevenness of whole layers."""
+    each = int(worst * (_SPLIT_COMPUTE if gpus > 1 else 1.0)) + CONTEXT_RESERVE
+    if model.architecture not in _KNOWN:
+        each += worst // 4
+    found = _shares(int(spread * (_UNEVEN if gpus > 1 else 1.0)), single, each, gpus=gpus)
+    return tuple(value + value // 100 for value in found)

@@ -10,8 +10,10 @@ from typing import Final
 from benchmarks.report import Report, machine
 
 _NAMES: Final = {
+    "agent": "memory, CPU and writes of the node agent with eight GPUs of a fake driver library",
     "operator": "from apply to Ready, memory and idle cost, against a stock kopf operator on simulated nodes",
     "pull": "a model's download: the puller against `ollama pull`, from the same registry",
+    "sizing": "estimates of GPU memory against measured loads and the rule of thumb",
     "relay": "a request and a streamed chunk through the sidecar against Ollama's fake directly",
 }
 
@@ -26,12 +28,14 @@ def main() -> int:
     )
     parser.add_argument("name", choices=[*_NAMES, "all"])
     parser.add_argument("--quick", action="store_true", help="less work, at most 45 s")
+    parser.add_argument("--data", type=Path, help="sizing: a table of measured loads (default: tests/data)")
     parser.add_argument("--json", type=Path, help="also write the figures to a file")
     options = parser.parse_args()
     chosen = list(_NAMES) if options.name == "all" else [options.name]
     written = {"machine": machine()}
     for name in chosen:
-        report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        options_of = {"data": options.data} if name == "sizing" and options.data else {}
+        report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, **options_of)
         print(report.table())
         written[name] = report.figures
     if options.json:

@@ -50,7 +50,7 @@ class _Builder:
         x = graph.input(model.embedding_length, batch.tokens)
         self.position = graph.input(batch.tokens)
         layers = _distinct(model.layers)
-        for windowed in sorted({layer.window is not None for layer in layers if layer.kv_heads or model.encoder}):
+        for windowed in sorted({layer.window is not None for layer in layers if layer.kv_heads}):
             self.masks[windowed] = self._mask(self.window_cells if windowed else self._cells())
         picked = graph.input(batch.outputs)
         for index, layer in enumerate(layers):
@@ -81,7 +81,7 @@ class _Builder:
         h = self._norm(x)
         if layer.state and not layer.kv_heads:
             mixed = self._recurrent(layer, h)
-        elif layer.kv_heads or model.encoder:
+        elif layer.kv_heads:
             mixed = self._latent(layer, h) if model.latent else self._attention(layer, h)
             if layer.state:
                 mixed = graph.over(mixed, self._recurrent(layer, h))
@@ -104,7 +104,7 @@ class _Builder:
     def _attention(self, layer: Layer, h: Node) -> Node:
         graph, model, tokens = self.graph, self.model, self.batch.tokens
         heads, length = model.heads, layer.key_length or model.head_length
-        kv_heads, values = layer.kv_heads or heads, layer.value_length or layer.key_length or model.head_length
+        kv_heads, values = layer.kv_heads, layer.value_length or layer.key_length or model.head_length
         if model.fused_qkv:
             fused = graph.op(h, shape=(heads * length + kv_heads * (length + values), tokens))
             q, v, k = (graph.view(fused, n, tokens) for n in (heads * length, kv_heads * values, kv_heads * length))

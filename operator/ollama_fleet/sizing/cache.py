@@ -8,11 +8,15 @@ from ollama_fleet.sizing.shape import Layer, ModelShape
 
 _CELLS: Final = 256
 """llama.cpp rounds the cells of a sequence up to this."""
-_OWN_WINDOW_BATCH: Final = 512
+_OWN_BATCH: Final = 512
+_OWN_MEMORY: Final = {"gptoss": 4096, "gpt-oss": 4096, "gemma4": 4096}
+"""Tokens that Ollama's own engine keeps beyond the window, to reuse prompts (``NewSWAMemCache``)."""
 
 
 def kv_bytes(model: ModelShape, load: Load, engine: Engine) -> int:
     """Bytes of keys and values over all layers and slots."""
+    if model.encoder and engine is not Engine.LLAMA_RUNNER:
+        return 0
     kind = BY_NAME[load.kv_type]
     total = 0
     for layer in model.layers:
@@ -36,7 +40,9 @@ def cells(model: ModelShape, layer: Layer, load: Load, engine: Engine) -> int:
     if layer.window is None or engine is Engine.LLAMA_RUNNER:
         return count * full
     if engine is Engine.OLLAMA_ENGINE:
-        return min(count * full, count * layer.window + _OWN_WINDOW_BATCH)
+        # ``kvcache/causal.go`` of Ollama 0.24.
+        kept = max(_OWN_MEMORY.get(model.architecture, layer.window), layer.window + (count > 1))
+        return count * full if kept >= full else _padded(count * kept + _OWN_BATCH)
     return count * window_cells(model, layer.window, load, engine)
 
 

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from ollama_fleet.sizing.blocks import Batch, compute_bytes
 from ollama_fleet.sizing.cache import kv_bytes, sequence_cells, state_bytes, window_cells
-from ollama_fleet.sizing.load import Engine, Load, batch, slots
+from ollama_fleet.sizing.load import Engine, Load, batch, context, slots
 from ollama_fleet.sizing.shape import ModelShape
 
 Confidence = Literal["measured", "exact", "modelled", "low"]
@@ -104,28 +104,29 @@ def estimate(model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1) ->
 
 
 def prediction(model: ModelShape, load: Load) -> int:
-    """``PredictServerVRAM`` of Ollama from 0.30: the file, an f16 cache of equal heads, and a surcharge per batch."""
-    heads = model.embedding_length // model.heads if model.heads else 0
-    kv = 2 * len(model.layers) * model.kv_heads * heads * load.context * slots(model, load) * 2
-    size = batch(model, load, Engine.LLAMA_SERVER)
-    surcharge = 2048 * MIB if size >= 2048 else 768 * MIB if size >= 1024 else 0
-    return model.file_bytes + kv + surcharge
+    """``PredictServerVRAM`` of Ollama from 0.30 (``llm/llama_server.go``): the file and an f16 cache of equal heads."""
+    length = model.embedding_length // model.heads if model.heads else 0
+    cells = context(model, load) * slots(model, load)
+    return model.file_bytes + 2 * len(model.layers) * max(1, model.kv_heads) * length * cells * 2
 
 
 def _compute(model: ModelShape, load: Load, engine: Engine, *, bounded: bool) -> int:
     size, count = batch(model, load, engine), slots(model, load)
-    # llama-server asks for the logits of one token per slot; older reserves ask for those of the whole batch.
-    few = engine is Engine.LLAMA_SERVER and not bounded
+    # Only Ollama's copy of llama.cpp asks for the logits of a whole batch; others for those of one token per slot.
+    few = engine is not Engine.LLAMA_RUNNER and not bounded
+    return graph_bytes(model, load, engine, outputs=count if few else max(size, count))
+
+
+def graph_bytes(model: ModelShape, load: Load, engine: Engine, *, outputs: int) -> int:
+    """Bytes of the compute buffer when logits of ``outputs`` tokens are wanted."""
+    size, count = batch(model, load, engine), slots(model, load)
+    own = sequence_cells(model, load, engine)
+    # One cache for all slots, until llama-server gave each its own.
+    streams, cells = (count, own) if engine is Engine.LLAMA_SERVER else (1, own * count)
     window = next((layer.window for layer in model.layers if layer.window), None)
-    shape = Batch(
-        tokens=max(size, count),
-        outputs=min(count, size) if few else max(size, count),
-        streams=count,
-        cells=sequence_cells(model, load, engine),
-        flash=load.flash_attention,
-    )
-    cells = window_cells(model, window, load, engine) if window else 0
-    return compute_bytes(model, shape, window_cells=cells if engine is Engine.LLAMA_SERVER else shape.cells)
+    windowed = window_cells(model, window, load, engine) if window and engine is Engine.LLAMA_SERVER else cells
+    shape = Batch(max(size, count), outputs, streams, cells, flash=load.flash_attention)
+    return compute_bytes(model, shape, window_cells=windowed)
 
 
 def _state_confidence(engine: Engine) -> Confidence:

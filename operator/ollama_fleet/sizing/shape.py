@@ -76,7 +76,7 @@ class ModelShape:
     embedding_length: int
     heads: int
     kv_heads: int
-    """The least over the layers that have any, as Ollama's prediction reads it."""
+    """The least over the layers, as Ollama's prediction reads it."""
     head_length: int
     """Elements of a query head, the largest over the layers."""
     feed_forward_length: int
@@ -88,7 +88,7 @@ class ModelShape:
     context_length: int
     """That it was trained for; 0 where the file does not say."""
     encoder: bool
-    """Without a cache: one forward pass per input."""
+    """One forward pass per input; only Ollama's old runner keeps a cache for it all the same."""
     weights: Weights
     file_bytes: int
     """Of the file with the weights."""
@@ -181,7 +181,7 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         layers=layers,
         embedding_length=embedding,
         heads=heads,
-        kv_heads=min((layer.kv_heads for layer in layers if layer.kv_heads), default=0),
+        kv_heads=min(metadata.per_layer("attention.head_count_kv", count, default=heads)),
         head_length=_head_length(metadata, embedding, heads),
         feed_forward_length=metadata.number("feed_forward_length"),
         experts=metadata.number("expert_count"),
@@ -255,8 +255,6 @@ def _head_length(metadata: Metadata, embedding: int, heads: int) -> int:
 
 def _layers(metadata: Metadata, count: int, embedding: int, heads: int) -> tuple[Layer, ...]:
     architecture = metadata.architecture
-    if architecture in ENCODERS:
-        return (Layer(0),) * count
     kv_heads = metadata.per_layer("attention.head_count_kv", count, default=heads)
     key = _head_length(metadata, embedding, heads)
     value = metadata.number("attention.value_length") or (embedding // heads if heads else 0)

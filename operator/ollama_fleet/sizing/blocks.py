@@ -29,6 +29,8 @@ class Batch:
     """Flash attention: no matrix of scores, and a mask of f16."""
 
 
+_ABSOLUTE = frozenset({"bert", "jina-bert-v2", "gpt2", "starcoder", "bloom", "mpt"})
+"""Positions are added to the embeddings, or biases of the scores."""
 _DEEP = 3
 """Equal layers that are laid out: the allocator repeats itself from the second on."""
 
@@ -78,6 +80,10 @@ class _Builder:
 
     def _block(self, layer: Layer, x: Node, picked: Node | None) -> Node:
         graph, model = self.graph, self.model
+        if model.encoder:
+            # Norms stand behind each half, and may write over it.
+            x = graph.over(self._attention(layer, x), x)
+            return graph.over(self._feed_forward(layer, x), x)
         h = self._norm(x)
         if layer.state and not layer.kv_heads:
             mixed = self._recurrent(layer, h)
@@ -130,6 +136,8 @@ class _Builder:
     def _turned(self, projected: Node, heads: int, length: int) -> Node:
         """Rotary positions, or a norm per head before them: a new tensor, for a view is never written over."""
         view = self.graph.view(projected, length, heads, self.batch.tokens)
+        if self.model.architecture in _ABSOLUTE:
+            return view
         return self.graph.op(view, self.position, shape=view.shape, in_place=True)
 
     def _scores(self, layer: Layer, q: Node, fresh: tuple[Node, ...], *, width: int) -> Node:

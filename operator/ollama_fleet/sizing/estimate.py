@@ -11,6 +11,7 @@ from ollama_fleet.sizing.shape import ModelShape
 Confidence = Literal["measured", "exact", "modelled", "low"]
 
 MIB: Final = 2**20
+GIB: Final = 2**30
 CONTEXT_BYTES: Final = 400 * MIB
 """Of the driver, per process and GPU: 300 to 400 MiB were seen on CUDA (nvidia-smi against logged buffers)."""
 CONTEXT_RESERVE: Final = 512 * MIB

@@ -1,0 +1,101 @@
+"""Estimates held against measured loads, and what they say of themselves."""
+
+import pytest
+
+from benchmarks import sizing
+from ollama_fleet.sizing.estimate import CONTEXT_BYTES, GIB, estimate, prediction
+from ollama_fleet.sizing.gguf import InvalidHeader
+from ollama_fleet.sizing.load import Engine, Load, engine_of
+from ollama_fleet.sizing.metadata import Metadata
+from ollama_fleet.sizing.shape import ModelShape, Weights, shape_from
+
+
+def llama(**changes: int) -> ModelShape:
+    """Llama 3.1 8B at Q4_K_M."""
+    values = {"block_count": 32, "embedding_length": 4096, "feed_forward_length": 14336, "vocab_size": 128256}
+    values |= {"attention.head_count": 32, "attention.head_count_kv": 8, "context_length": 131072}
+    metadata = {f"llama.{key}": value for key, value in (values | changes).items()}
+    weights = Weights(layers=4_403_000_000, output=430_000_000, host=295_000_000)
+    return shape_from(
+        Metadata({"general.architecture": "llama", **metadata}), weights=weights, file_bytes=4_920_000_000
+    )
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, float]:
+    return sizing.run(quick=True).figures
+
+
+def test_the_table_is_used_as_far_as_it_can_be(figures: dict[str, float]) -> None:
+    assert figures["rows"] == 123
+    assert figures["used"] >= 64
+
+
+def test_the_cache_is_exact(figures: dict[str, float]) -> None:
+    # Three rows are of versions or slots that the table does not name.
+    assert figures["kv_within_1pct"] >= figures["kv_rows"] - 3
+
+
+def test_totals_are_within_the_goal(figures: dict[str, float]) -> None:
+    assert figures["total_rows"] >= 9
+    assert figures["total_median_abs_pct"] <= 3
+    assert figures["total_p90_abs_pct"] <= 8
+
+
+def test_the_reserve_is_never_short(figures: dict[str, float]) -> None:
+    assert figures["worst_under_pct"] >= -2
+
+
+def test_a_row_that_cannot_be_used_says_why() -> None:
+    row = next(row for row in sizing.read(sizing.DATA) if row["trust"] == "C")
+    assert sizing.usable(row) == "trust C: an estimate or of unknown origin"
+
+
+def test_a_slot_costs_its_context_and_a_quantised_cache_about_half() -> None:
+    one = estimate(llama(), Load(context=8192), Engine.LLAMA_SERVER)
+    four = estimate(llama(), Load(context=8192, parallel=4), Engine.LLAMA_SERVER)
+    small = estimate(llama(), Load(context=8192, kv_type="q8_0"), Engine.LLAMA_SERVER)
+    assert one.part("kv") == GIB
+    assert four.part("kv") == 4 * GIB
+    assert small.part("kv") == GIB * 34 // 64
+
+
+def test_context_beyond_training_is_not_paid_for() -> None:
+    assert estimate(llama(context_length=4096), Load(context=99999), Engine.LLAMA_SERVER).part("kv") == GIB // 2
+
+
+def test_each_gpu_has_a_context_and_a_compute_buffer_and_the_reserve_covers_all() -> None:
+    one = estimate(llama(), Load(context=8192), Engine.LLAMA_SERVER)
+    two = estimate(llama(), Load(context=8192), Engine.LLAMA_SERVER, gpus=2)
+    assert two.part("context") == 2 * CONTEXT_BYTES
+    assert len(two.per_gpu) == 2
+    assert two.total > one.total > max(two.per_gpu)
+    assert all(low < high for low, high in zip(two.per_gpu, two.reserve_per_gpu, strict=True))
+    assert sum(part.bytes for part in two.parts) == two.total
+
+
+def test_the_prediction_is_ollama_s_and_ignores_the_type_of_the_cache() -> None:
+    plain, small = Load(context=8192, parallel=2), Load(context=8192, parallel=2, kv_type="q4_0")
+    assert prediction(llama(), plain) == 4_920_000_000 + 2 * 32 * 8 * 128 * 16384 * 2
+    assert prediction(llama(), plain) == prediction(llama(), small)
+
+
+def test_an_unknown_architecture_is_of_low_confidence_and_reserves_more() -> None:
+    values = {"block_count": 4, "embedding_length": 512, "attention.head_count": 8}
+    made = Metadata({"general.architecture": "new", **{f"new.{key}": value for key, value in values.items()}})
+    model = shape_from(made, weights=Weights(10**9, 10**8, 10**8), file_bytes=12 * 10**8)
+    found = estimate(model, Load(context=4096), Engine.LLAMA_SERVER)
+    assert found.confidence == "low"
+    assert estimate(llama(), Load(context=4096), Engine.LLAMA_SERVER).confidence == "modelled"
+
+
+def test_engines_by_generation() -> None:
+    assert engine_of("llama", llama_server=True) is Engine.LLAMA_SERVER
+    assert engine_of("llama", llama_server=False) is Engine.LLAMA_RUNNER
+    assert engine_of("gemma3", llama_server=False) is Engine.OLLAMA_ENGINE
+
+
+@pytest.mark.parametrize("missing", ["block_count", "embedding_length"])
+def test_a_header_without_its_dimensions_is_refused(missing: str) -> None:
+    with pytest.raises(InvalidHeader, match=missing):
+        llama(**{missing: 0})

@@ -8,6 +8,7 @@ from ollama_fleet.api.base import Bytes, Digest, Document, Observed
 from ollama_fleet.api.common import Condition, Duration, HeldTo, LocalReference, Text, Word
 from ollama_fleet.api.group import Residency
 from ollama_fleet.api.modelfile import ModelParameters
+from ollama_fleet.api.modelheader import ModelHeader
 from ollama_fleet.api.schema import list_map, rule, rules, words
 
 _HOST = "[A-Za-z0-9_][A-Za-z0-9_.:-]*"
@@ -190,6 +191,8 @@ class ResolvedModel(Observed):
     """Why not, one of the documented reasons."""
     message: Text = ""
     """What the registry said, and the next step."""
+    header: ModelHeader | None = None
+    """What the model's file says of itself; absent where it is no GGUF file."""
 
 
 class ModelSetStatus(Observed):

@@ -4,6 +4,7 @@ import base64
 from dataclasses import dataclass, replace
 
 from ollama_fleet.api.group import Modelfile
+from ollama_fleet.api.modelheader import ModelHeader
 from ollama_fleet.api.modelset import ModelfileSpec, ModelSetSpec, ModelSpec, ResolvedModel, SourceSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.references import (
@@ -14,10 +15,13 @@ from ollama_fleet.api.references import (
 )
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.sizing.gguf import InvalidHeader
+from ollama_fleet.sizing.portable import to_document
 from ollama_fleet.store.credentials import DockerConfig, tls_context
 from ollama_fleet.store.derive import check_modelfile
 from ollama_fleet.store.errors import SecretUnusable, StoreError
-from ollama_fleet.store.manifest import require_model
+from ollama_fleet.store.headers import remote_shape
+from ollama_fleet.store.manifest import ResolvedManifest, require_model
 from ollama_fleet.store.registry import RegistryClient
 
 
@@ -50,6 +54,7 @@ class RegistryResolver:
             found = await registry.resolve(reference)
             require_model(found.manifest, str(reference))
             adapter = await self._adapter(registry, spec, model)
+            header, message = await _header(registry, reference, found)
         return ResolvedModel(
             name=model.name,
             reference=str(reference),
@@ -57,6 +62,8 @@ class RegistryResolver:
             adapter=adapter.reference,
             size=found.size + adapter.size,
             ready=True,
+            header=header,
+            message=message,
         )
 
     async def _adapter(self, registry: RegistryClient, spec: ModelSetSpec, model: ModelSpec) -> "_Adapter":
@@ -93,6 +100,16 @@ class RegistryResolver:
         if encoded is None:
             raise SecretUnusable(f"Secret {name} has no key {key}: add it")
         return base64.b64decode(encoded)
+
+
+async def _header(
+    registry: RegistryClient, reference: ModelReference, found: ResolvedManifest
+) -> tuple[ModelHeader | None, str]:
+    """The model's header, or why there is none: such a model is served, but not sized."""
+    try:
+        return to_document(await remote_shape(registry, reference, found.manifest)), ""
+    except InvalidHeader as error:
+        return None, f"its memory cannot be estimated: {error}"
 
 
 @dataclass(frozen=True, slots=True)

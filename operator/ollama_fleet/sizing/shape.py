@@ -6,7 +6,7 @@ stay on the CPU).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ollama_fleet.sizing.gguf import Header, InvalidHeader, Tensor
@@ -109,6 +109,10 @@ class ModelShape:
     def recurrent(self) -> bool:
         """Whether any layer keeps a recurrent state."""
         return any(layer.state for layer in self.layers)
+
+    def with_projector(self, size: int) -> "ModelShape":
+        """The shape with a projector of ``size`` bytes in a file of its own."""
+        return replace(self, weights=replace(self.weights, projector=self.weights.projector + size))
 
 
 ENCODERS: Final = frozenset(

@@ -19,6 +19,7 @@ MEDIA_TYPE_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+js
 ACCEPT: Final = f"{MEDIA_TYPE_MANIFEST}, application/vnd.oci.image.manifest.v1+json"
 
 LAYER_MODEL: Final = "application/vnd.ollama.image.model"
+LAYER_PROJECTOR: Final = "application/vnd.ollama.image.projector"
 LAYER_ADAPTER: Final = "application/vnd.ollama.image.adapter"
 LAYER_TEMPLATE: Final = "application/vnd.ollama.image.template"
 LAYER_SYSTEM: Final = "application/vnd.ollama.image.system"

@@ -1,0 +1,40 @@
+"""Shapes as documents: what the ModelSet's status keeps, so that no header is read twice."""
+
+from dataclasses import asdict, replace
+
+from ollama_fleet.api.modelheader import LatentAttention, LayerKind, ModelHeader, TensorBytes
+from ollama_fleet.sizing.gguf import InvalidHeader
+from ollama_fleet.sizing.metadata import MAX_LAYERS
+from ollama_fleet.sizing.shape import Latent, Layer, ModelShape, Weights
+
+_MOST_KINDS = 32
+
+
+def to_document(model: ModelShape) -> ModelHeader:
+    """The shape with its layers counted by kind. Raises InvalidHeader for more kinds than any model has."""
+    counts: dict[Layer, int] = {}
+    for layer in model.layers:
+        counts[layer] = counts.get(layer, 0) + 1
+    if len(counts) > _MOST_KINDS:
+        raise InvalidHeader(f"{len(counts)} kinds of layers: at most {_MOST_KINDS} are kept")
+    values = asdict(replace(model, layers=()))
+    return ModelHeader(
+        **{
+            **values,
+            "layers": [LayerKind(count=count, **asdict(layer)) for layer, count in counts.items()],
+            "weights": TensorBytes(**values["weights"]),
+            "latent": LatentAttention(**values["latent"]) if values["latent"] else None,
+        }
+    )
+
+
+def from_document(header: ModelHeader) -> ModelShape:
+    """The shape again; layers stand by kind, which no estimate minds."""
+    values = header.model_dump()
+    layers: list[Layer] = []
+    for kind in values.pop("layers"):
+        count = min(kind.pop("count"), MAX_LAYERS - len(layers))
+        layers += [Layer(**kind)] * count
+    values["weights"] = Weights(**values["weights"])
+    values["latent"] = Latent(**values["latent"]) if values["latent"] else None
+    return ModelShape(layers=tuple(layers), **values)

@@ -44,6 +44,8 @@ class ServedModel(Observed):
     """Digest of the registry's manifest."""
     size: Bytes = 0
     """Bytes to download."""
+    planned: Bytes = 0
+    """Bytes of GPU memory that the plan counts with, an upper bound; 0 where nothing was sized."""
     memory: Bytes = 0
     """Bytes that Ollama claimed at load (largest pod)."""
     state: Word = ""

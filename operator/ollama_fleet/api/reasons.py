@@ -25,6 +25,7 @@ class Reason(StrEnum):
     # Waiting for something outside.
     REGISTRY_UNREACHABLE = "RegistryUnreachable"
     UNSCHEDULABLE = "Unschedulable"
+    DOES_NOT_FIT = "DoesNotFit"
     QUOTA_EXCEEDED = "QuotaExceeded"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CRASHING = "ContainerCrashing"
@@ -79,6 +80,10 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     Reason.UNSCHEDULABLE: (
         "No node takes the pod.",
         "Read the scheduler's text in the message; add nodes or relax `spec.placement` or `spec.hardware`.",
+    ),
+    Reason.DOES_NOT_FIT: (
+        "The GPUs have too little memory for a model; what fits is served.",
+        "The message has the numbers and the nearest change that would fit.",
     ),
     Reason.QUOTA_EXCEEDED: ("A ResourceQuota of the namespace is used up.", "Raise the quota or lower `replicas`."),
     Reason.IMAGE_PULL_FAILED: (

@@ -24,7 +24,7 @@ from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
-from ollama_fleet.controllers.placement import Placer
+from ollama_fleet.controllers.placement import Placer, node_view
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
@@ -32,6 +32,7 @@ from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
+from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
@@ -129,6 +130,7 @@ class OllamaDeploymentController:
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,
+            inventory=survey(spec, map(node_view, self.caches.nodes.list())),
             claim=claim,
         )
 

@@ -68,7 +68,7 @@ class Placer:
         if raw is None:
             return
         demand = _demand(raw, group)
-        node = choose(demand, map(_node, self.caches.nodes.list()), loads)
+        node = choose(demand, map(node_view, self.caches.nodes.list()), loads)
         if node is None:
             # Node autoscalers act on pods that the scheduler could not place: a gated one is none.
             await self._release(raw, node=None)
@@ -163,7 +163,8 @@ def _required(pod: Object) -> Mapping[str, Any]:
     return found
 
 
-def _node(node: Object) -> NodeView:
+def node_view(node: Object) -> NodeView:
+    """What of a node decides where servers go."""
     spec, status = node.get("spec", {}), node.get("status", {})
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
     return NodeView(

@@ -1,7 +1,7 @@
 """The status of an OllamaDeployment, from its plan and what is observed. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from ollama_fleet.api import names
@@ -23,12 +23,13 @@ class Serving:
     name: str
     config: GroupConfig
     replicas: int
+    planned: Mapping[str, int] = field(default_factory=dict)
 
 
 def in_force(plan: Plan, configs: Mapping[str, GroupConfig], observed: Sequence[ObservedGroup]) -> list[Serving]:
     """The groups that the status speaks of."""
     if not plan.problems:
-        return [Serving(group.name, group.config, group.replicas) for group in plan.groups]
+        return [Serving(group.name, group.config, group.replicas, group.planned) for group in plan.groups]
     wanted = {group.name: group.wanted for group in observed}
     return [Serving(name, config, wanted.get(name, 0)) for name, config in sorted(configs.items())]
 
@@ -94,6 +95,7 @@ def _models(group: Serving, seen: ObservedGroup) -> Iterable[ServedModel]:
             group=group.name,
             digest=model.manifest_digest,
             size=model.size,
+            planned=group.planned.get(model.name, 0),
             memory=max((state.size for state in states), default=0),
             state=_least_advanced(states, pods=len(pods)),
             warm=sum(state.phase is ModelPhase.WARM for state in states),

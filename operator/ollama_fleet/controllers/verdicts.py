@@ -26,6 +26,10 @@ def judge(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Ve
     wanted = sum(group.replicas for group in plan.groups)
     ready = sum(group.ready for group in groups)
     settled = all(group.rolled_out for group in groups) and len(groups) == len(plan.groups)
+    if settled and ready >= wanted and plan.left_out:
+        more = f" (and {len(plan.left_out) - 1} more)" if len(plan.left_out) > 1 else ""
+        first = plan.left_out[0]
+        return Stuck(first.reason, f"{ready}/{wanted} servers ready; {first.message}{more}")
     if settled and ready >= wanted:
         return _newcomers(plan, groups, count=f"{ready}/{wanted} servers ready") or Done(
             Reason.ALL_WARM, f"{ready}/{wanted} servers ready with all their models in memory"

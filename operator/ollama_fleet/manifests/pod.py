@@ -7,6 +7,7 @@ from ollama_fleet.api.ollamadeployment import EPHEMERAL, GPUSpec
 from ollama_fleet.manifests import containers
 from ollama_fleet.manifests.names import Owner, child_name, labels, selector
 from ollama_fleet.manifests.storage import volumes
+from ollama_fleet.planning.inventory import CARD_SHARE, LABEL_MEMORY, LABEL_PRODUCT
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import mebibytes
 
@@ -15,10 +16,6 @@ USER: Final = 65532
 
 _GRACE_SECONDS: Final = 30
 """Left after the drain for the containers to stop."""
-_LABEL_PRODUCT: Final = "nvidia.com/gpu.product"
-_LABEL_MEMORY: Final = "nvidia.com/gpu.memory"
-_CARD_SHARE: Final = 0.92
-"""A 24 GB card shows about 23,000 MiB: that is what people mean by ``24Gi``."""
 
 
 def template(group: Group, *, owner: Owner) -> dict[str, Any]:
@@ -103,8 +100,8 @@ def node_affinity(group: Group) -> dict[str, Any]:
 def _gpu_demands(gpu: GPUSpec) -> list[dict[str, Any]]:
     demands: list[dict[str, Any]] = []
     if gpu.products:
-        demands.append({"key": _LABEL_PRODUCT, "operator": "In", "values": list(gpu.products)})
+        demands.append({"key": LABEL_PRODUCT, "operator": "In", "values": list(gpu.products)})
     if gpu.min_memory:
-        least = int(mebibytes(gpu.min_memory) * _CARD_SHARE)
-        demands.append({"key": _LABEL_MEMORY, "operator": "Gt", "values": [str(least - 1)]})
+        least = int(mebibytes(gpu.min_memory) * CARD_SHARE)
+        demands.append({"key": LABEL_MEMORY, "operator": "Gt", "values": [str(least - 1)]})
     return demands

@@ -54,6 +54,7 @@ def build(
     tuning: TuningSpec,
     hardware: HardwareSpec,
     models: Sequence[GroupModel],
+    parallel: int,
 ) -> tuple[Setting, ...]:
     """All variables of a group's Ollama container, sorted by name."""
     extra = [Setting(v.name, v.value, "spec", "spec.tuning.extraEnv") for v in tuning.extra_env or ()]
@@ -63,7 +64,7 @@ def build(
         for settings in (
             _fixed(hardware),
             _generation(version, hardware, tuning),
-            _tuned(PROFILES[profile], profile, tuning, models),
+            _tuned(PROFILES[profile], profile, tuning, models, parallel),
             extra,
         )
         for setting in settings
@@ -97,11 +98,14 @@ def _generation(version: Version, hardware: HardwareSpec, tuning: TuningSpec) ->
         yield Setting("OLLAMA_GPU_OVERHEAD", str(parse_bytes(overhead)), "spec", "spec.tuning.gpuOverhead, in bytes")
 
 
-def _tuned(defaults: Defaults, profile: Profile, tuning: TuningSpec, models: Sequence[GroupModel]) -> Iterator[Setting]:
+def _tuned(
+    defaults: Defaults, profile: Profile, tuning: TuningSpec, models: Sequence[GroupModel], parallel: int
+) -> Iterator[Setting]:
     by_profile = f"profile {profile}"
     yield _choose("OLLAMA_CONTEXT_LENGTH", tuning.context_length, "contextLength", defaults.context_length, by_profile)
     widest = max((model.parallel for model in models), default=1)
-    yield _choose("OLLAMA_NUM_PARALLEL", tuning.num_parallel, "numParallel", widest, "largest wish of the models")
+    why = "largest wish of the models" if parallel >= widest else f"what fits of the {widest} that are wished for"
+    yield _choose("OLLAMA_NUM_PARALLEL", tuning.num_parallel, "numParallel", parallel, why)
     yield _choose(
         "OLLAMA_MAX_LOADED_MODELS", tuning.max_loaded_models, "maxLoadedModels", max(1, len(models)), "all models"
     )

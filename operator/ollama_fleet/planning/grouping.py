@@ -30,12 +30,13 @@ def assign(models: Iterable[GroupModel], previous: Sequence[PreviousGroup]) -> d
 def _place(model: GroupModel, groups: Mapping[str, Sequence[GroupModel]], before: str | None) -> str:
     candidates = ([before] if before else []) + sorted(groups, key=_number)
     for name in candidates:
-        if not any(_clash(model, other) for other in groups.get(name, ())):
+        if not any(clash(model, other) for other in groups.get(name, ())):
             return name
     return next(f"g{number}" for number in range(len(groups) + 1) if f"g{number}" not in groups)
 
 
-def _clash(one: GroupModel, other: GroupModel) -> bool:
+def clash(one: GroupModel, other: GroupModel) -> bool:
+    """Whether two models would evict each other from one server for ever."""
     return one.manifest_digest == other.manifest_digest and _load_options(one) != _load_options(other)
 
 

@@ -5,7 +5,7 @@ labels, taints and known requests is decided here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -53,16 +53,28 @@ def choose(demand: Demand, nodes: Iterable[NodeView], loads: Mapping[str, Load])
     return min(fitting, key=lambda name: (not known[name].cached, known[name].servers, name), default=None)
 
 
+def admits(demand: Demand, node: NodeView) -> bool:
+    """Whether an empty node of this kind would take the server; one that is cordoned for an hour counts too."""
+    lasting = [taint for taint in node.taints if not taint.get("key", "").startswith("node.kubernetes.io/")]
+    return _suits(demand, replace(node, taints=lasting)) and _has_room(demand, node, Load())
+
+
 def _fits(demand: Demand, node: NodeView, load: Load) -> bool:
+    return node.usable and _suits(demand, node) and _has_room(demand, node, load)
+
+
+def _suits(demand: Demand, node: NodeView) -> bool:
     return (
-        node.usable
-        and all(node.labels.get(key) == value for key, value in demand.selector.items())
+        all(node.labels.get(key) == value for key, value in demand.selector.items())
         and (not demand.terms or any(_term_holds(term, node.labels) for term in demand.terms))
         and all(_tolerated(taint, demand.tolerations) for taint in node.taints)
-        and all(
-            load.requests.get(name, Decimal(0)) + amount <= node.allocatable.get(name, Decimal(0))
-            for name, amount in demand.requests.items()
-        )
+    )
+
+
+def _has_room(demand: Demand, node: NodeView, load: Load) -> bool:
+    return all(
+        load.requests.get(name, Decimal(0)) + amount <= node.allocatable.get(name, Decimal(0))
+        for name, amount in demand.requests.items()
     )
 
 

@@ -1,6 +1,7 @@
 """The plan: groups of identical servers, what each runs with, and what keeps the wish from being planned."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ollama_fleet.api.deploymentstatus import EffectiveValue
 from ollama_fleet.api.group import GroupConfig
@@ -25,17 +26,21 @@ class Group:
     storage: StorageSpec
     placement: PlacementSpec
     readiness_policy: ReadinessPolicy
+    planned: Mapping[str, int] = field(default_factory=dict)
+    """Upper bound of GPU memory by model, in bytes; empty where nothing was sized."""
     surge: bool = True
     """Whether a rollout may start a new server before it stops an old one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an OllamaDeployment becomes. With problems there are no groups."""
+    """What an OllamaDeployment becomes. With problems there are no groups; with left-out models there are."""
 
     version: str = ""
     """Ollama version, e.g. ``0.32.3``."""
     image: str = ""
     groups: tuple[Group, ...] = ()
     problems: tuple[Problem, ...] = ()
+    left_out: tuple[Problem, ...] = ()
+    """Models for which there is no room; the others are served."""
     effective: tuple[EffectiveValue, ...] = ()

@@ -15,14 +15,19 @@ from ollama_fleet.api.ollamadeployment import (
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.planning import claims, environment
 from ollama_fleet.planning.environment import Setting
-from ollama_fleet.planning.grouping import assign
+from ollama_fleet.planning.fitting import Fitted, Fitting, Wish, fit, unsized
+from ollama_fleet.planning.footprints import Options, server_shape
 from ollama_fleet.planning.models import collect
 from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.quantities import seconds
+from ollama_fleet.planning.remedies import explain
 from ollama_fleet.planning.request import ImagePolicy, PlanRequest
 from ollama_fleet.planning.variables import objection
 from ollama_fleet.planning.versions import DEFAULT, FLOOR, Version
+from ollama_fleet.sizing.estimate import MIB
+from ollama_fleet.sizing.portable import from_document
+from ollama_fleet.sizing.shape import ModelShape
 
 
 def plan_deployment(request: PlanRequest) -> Plan:
@@ -34,14 +39,46 @@ def plan_deployment(request: PlanRequest) -> Plan:
     problems = (*_objections(spec, version), *collected.problems)
     if problems:
         return Plan(version=str(version), image=image, problems=problems)
+    fitting, left_out = _fit(request, tuple(collected.models.values()), version)
+    running = {model.name for group in request.previous for model in group.config.models}
+    if not fitting.groups or running & {left.item.name for left in fitting.left_out}:
+        # A wish with which a running model would lose its place changes nothing.
+        return Plan(version=str(version), image=image, problems=left_out)
     groups = tuple(
-        _group(request, version=version, image=image, name=name, models=models)
-        for name, models in assign(collected.models.values(), request.previous).items()
+        _group(request, version=version, image=image, name=name, fitted=fitted)
+        for name, fitted in fitting.groups.items()
     )
     problems = tuple(claims.objections(request, groups=len(groups)))
     if problems:
         return Plan(version=str(version), image=image, problems=problems)
-    return Plan(version=str(version), image=image, groups=groups, effective=tuple(_effective(request, version, groups)))
+    effective = tuple(_effective(request, version, groups))
+    return Plan(version=str(version), image=image, groups=groups, left_out=left_out, effective=effective)
+
+
+def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version) -> tuple[Fitting, tuple[Problem, ...]]:
+    """Groups and slots, and the models for which there is no room with the nearest remedy."""
+    tuning, inventory = request.spec.tuning or TuningSpec(), request.inventory
+    if inventory is None:
+        return unsized(models, request.previous, parallel=tuning.num_parallel), ()
+    options = Options.of(tuning, version=version, gpus=inventory.gpus)
+    wish = Wish(models, _shapes(request), options, tuning.num_parallel)
+    server = server_shape(inventory, tuning, version=version)
+    servers = max(len(request.previous), inventory.servers // max(1, _replicas(request.spec)), 1)
+    found = fit(wish, server, request.previous, servers=servers)
+    problems = tuple(
+        Problem(Reason.DOES_NOT_FIT, explain(left, wish, server, request.previous, servers=servers))
+        for left in found.left_out
+    )
+    return found, problems
+
+
+def _shapes(request: PlanRequest) -> dict[str, ModelShape]:
+    resolved = (model for view in request.model_sets.values() if view for model in view.status.models)
+    return {model.name: from_document(model.header) for model in resolved if model.header}
+
+
+def _replicas(spec: OllamaDeploymentSpec) -> int:
+    return 1 if spec.replicas is None else spec.replicas
 
 
 def _objections(spec: OllamaDeploymentSpec, version: Version) -> Iterator[Problem]:
@@ -62,8 +99,8 @@ def _image(policy: ImagePolicy, version: Version) -> str:
     return f"{policy.ollama_repository}@{digest}" if digest else f"{policy.ollama_repository}:{version}"
 
 
-def _group(request: PlanRequest, *, version: Version, image: str, name: str, models: tuple[GroupModel, ...]) -> Group:
-    spec = request.spec
+def _group(request: PlanRequest, *, version: Version, image: str, name: str, fitted: Fitted) -> Group:
+    spec, models = request.spec, fitted.models
     readiness = spec.readiness or ReadinessSpec()
     config = GroupConfig(
         namespace=request.namespace,
@@ -71,6 +108,8 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, mod
         group=name,
         ollama_version=str(version),
         models=models,
+        num_parallel=fitted.parallel if fitted.key else 0,
+        sized_for=fitted.key,
         load_timeout_seconds=int(seconds(readiness.timeout)) if readiness.timeout else 600,
     )
     return Group(
@@ -82,14 +121,16 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, mod
             tuning=spec.tuning or TuningSpec(),
             hardware=spec.hardware,
             models=models,
+            parallel=fitted.parallel,
         ),
         image=image,
         fleet_image=request.policy.fleet_image,
-        replicas=0 if spec.suspend else (1 if spec.replicas is None else spec.replicas),
+        replicas=0 if spec.suspend else _replicas(spec),
         hardware=spec.hardware,
         storage=spec.storage or StorageSpec(),
         placement=spec.placement or PlacementSpec(),
         readiness_policy=_readiness(spec),
+        planned=fitted.planned,
         surge=not claims.single_node(request.claim)
         and not any(group.crowded for group in request.previous if group.name == name),
     )
@@ -113,6 +154,11 @@ def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]
     yield _value("profile", spec.profile or "chat", explicit=spec.profile is not None)
     yield _value("replicas", str(groups[0].replicas if groups else 0), explicit=spec.replicas is not None)
     explicit = spec.readiness is not None and spec.readiness.policy is not None
+    if spec.hardware.gpu is not None:
+        found = request.inventory
+        value = f"{found.usable // MIB} MiB" if found else "unknown"
+        reason = found.source if found else "no node with the labels of GPU feature discovery: nothing is sized"
+        yield EffectiveValue(name="gpuMemory", value=value, source="computed", reason=reason)
     yield _value("readinessPolicy", _readiness(spec), explicit=explicit, reason="by hardware")
     for setting in groups[0].environment if groups else ():
         yield _setting(setting)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
+from ollama_fleet.planning.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +60,7 @@ class PlanRequest:
     """By name; None where the ModelSet does not exist."""
     policy: ImagePolicy
     previous: tuple[PreviousGroup, ...] = ()
+    inventory: Inventory | None = None
+    """The GPUs that a server could get; None on CPU, or where nothing says how large they are."""
     claim: ClaimView | None = None
     """With cache type ``Claim``: the claim, None where it does not exist."""

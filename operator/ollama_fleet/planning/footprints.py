@@ -1,0 +1,71 @@
+"""What each model of a deployment takes of a GPU, by the options that its servers would run with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ollama_fleet.api.group import GroupModel
+from ollama_fleet.api.ollamadeployment import TuningSpec
+from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.quantities import parse_bytes
+from ollama_fleet.planning.scheduler import Footprint, ServerShape
+from ollama_fleet.planning.versions import Generation, Version
+from ollama_fleet.sizing.estimate import MIB, Estimate, estimate
+from ollama_fleet.sizing.load import Engine, Load, engine_of
+from ollama_fleet.sizing.shape import ModelShape
+
+_MARGIN = {Generation.LLAMA_SERVER: 1024 * MIB, Generation.IN_PROCESS: 457 * MIB}
+"""Left free on each GPU by each generation unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all models of a server share."""
+
+    version: Version
+    gpus: int
+    kv_type: str = "f16"
+    flash_attention: bool = True
+
+    @classmethod
+    def of(cls, tuning: TuningSpec, *, version: Version, gpus: int) -> "Options":
+        """As the deployment's tuning says."""
+        flash = tuning.flash_attention is not False
+        return cls(version, gpus, kv_type=tuning.kv_cache_type or "f16", flash_attention=flash)
+
+
+def server_shape(inventory: Inventory, tuning: TuningSpec, *, version: Version) -> ServerShape:
+    """The GPUs of one server, as its version of Ollama uses them."""
+    overhead = parse_bytes(tuning.gpu_overhead) if tuning.gpu_overhead else _MARGIN[version.generation]
+    return ServerShape(inventory.gpus, inventory.usable, margin=overhead, generation=version.generation)
+
+
+def footprint(model: GroupModel, shape: ModelShape | None, options: Options, *, parallel: int) -> Footprint:
+    """What the model takes; a model of which no header is known takes nothing, which the plan says."""
+    if shape is None:
+        return Footprint(model.name, whole=0, split=0, predicted=0)
+    whole = estimate_of(model, shape, replace(options, gpus=1), parallel=parallel)
+    split = estimate_of(model, shape, options, parallel=parallel) if options.gpus > 1 else whole
+    return Footprint(model.name, whole=whole.reserve, split=max(split.reserve_per_gpu), predicted=whole.predicted)
+
+
+def estimate_of(model: GroupModel, shape: ModelShape, options: Options, *, parallel: int) -> Estimate:
+    """The estimate behind a footprint."""
+    load = Load(
+        context=model.context_length or 1,
+        parallel=parallel,
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+    )
+    engine = engine_of(shape.architecture, llama_server=options.version.generation is Generation.LLAMA_SERVER)
+    return _estimate(shape, load, engine, options.gpus)
+
+
+@lru_cache(maxsize=4096)
+def _estimate(shape: ModelShape, load: Load, engine: Engine, gpus: int) -> Estimate:
+    """Laying out a graph takes a millisecond; a plan asks for the same one many times."""
+    return estimate(shape, load, engine, gpus=gpus)
+
+
+Shapes = Mapping[str, ModelShape]
+"""By served name; a model whose file could not be read is not in it."""

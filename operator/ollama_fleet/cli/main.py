@@ -8,6 +8,7 @@ from typing import Final
 
 from ollama_fleet import __version__
 from ollama_fleet.api import names
+from ollama_fleet.cli import planargs
 from ollama_fleet.cli.cluster import CannotRead, Cluster
 from ollama_fleet.cli.tree import is_ready, render
 
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when all asked for is Ready, 2 when something is not, 1 when it cannot be told."""
     options = _parser().parse_args(arguments)
     try:
-        return _status(options) if options.command == "status" else _version()
+        return _COMMANDS[options.command](options)
     except CannotRead as error:
         sys.stderr.write(f"kubectl-ollama: {error}\n")
         return _ERROR
@@ -36,11 +37,20 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("-o", "--output", choices=("tree", "json"), default="tree")
     status.add_argument("--context", help="context of the kubeconfig")
     status.add_argument("--kubeconfig", help="path of the kubeconfig")
+    plan = commands.add_parser("plan", help="what would run on given GPUs, and what would not fit; needs no cluster")
+    planargs.add_arguments(plan)
     commands.add_parser("version", help="version of this program")
     return parser
 
 
-def _version() -> int:
+def _plan(options: argparse.Namespace) -> int:
+    # Only now: the planner's models take longer to import than the other commands to run.
+    from ollama_fleet.cli import plan  # noqa: PLC0415
+
+    return plan.run(options)
+
+
+def _version(_: argparse.Namespace) -> int:
     print(f"kubectl-ollama {__version__}")
     return _READY
 
@@ -62,6 +72,9 @@ def _status(options: argparse.Namespace) -> int:
         for line in render(found, cluster.list("pods", namespace=namespace)):
             print(line)
     return _READY if all(map(is_ready, found)) else _NOT_READY
+
+
+_COMMANDS: Final = {"status": _status, "plan": _plan, "version": _version}
 
 
 if __name__ == "__main__":

@@ -4,10 +4,15 @@ Pinned models of a group are in memory at the same time; an OnDemand model only 
 its group while the group still fits: moving it means loading it anew on another server.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ollama_fleet.planning.scheduler import Footprint, Seating, ServerShape, seat
+
+_TRIES: Final = 64
+"""Other orders that are tried when somebody is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,11 @@ class Packing:
         return sum(item.group not in {None, group} for group, items in self.groups.items() for item in items)
 
     @property
+    def turned_out(self) -> bool:
+        """Whether a model that runs has no place any more."""
+        return any(left.item.group for left in self.left_out)
+
+    @property
     def packed(self) -> int:
         """Bytes of all Pinned models that have a place."""
         return sum(item.footprint.whole for items in self.groups.values() for item in items if item.pinned)
@@ -68,41 +78,57 @@ def pack(items: Iterable[Item], server: ServerShape, *, servers: int, move_budge
     """
     ordered = sorted(items, key=_importance)
     stay = _pack(ordered, server, servers=servers, home=lambda item: item.group)
-    if not stay.left_out or move_budget == 0:
+    if not stay.left_out:
         return stay
+    levels = sorted({(not item.pinned, -item.priority) for item in ordered})
+    others = [_pack(order, server, servers=servers, home=lambda item: item.group) for order in _orders(ordered)]
     moved = (_relax(ordered, server, servers=servers, movers=movers) for movers in _movers(ordered, move_budget))
-    allowed = (packing for packing in moved if packing.moves <= move_budget)
-    return max((stay, *allowed), key=lambda packing: (_value(packing), -packing.moves))
+    others += [packing for packing in moved if packing.moves <= move_budget and not packing.turned_out]
+    return max((stay, *others), key=lambda packing: (_value(packing, levels), -packing.moves))
 
 
 def fits(server: ServerShape, items: Sequence[Item]) -> Seating:
     """All Pinned models at once, then each OnDemand model alone beside them; the first misfit, if there is one."""
     pinned = [item.footprint for item in items if item.pinned]
-    seating = seat(server, _load_order(pinned))
+    seating = seat(server, load_order(pinned))
     if seating.misfit:
         return seating
     for item in items:
         if not item.pinned:
-            beside = seat(server, [*_load_order(pinned), item.footprint])
+            beside = seat(server, [*load_order(pinned), item.footprint])
             if beside.misfit:
                 return beside
     return seating
 
 
-def _load_order(models: Iterable[Footprint]) -> list[Footprint]:
+def load_order(models: Iterable[Footprint]) -> list[Footprint]:
     """Largest first: the first load may use all that is free, later ones only what Ollama's prediction allows."""
     return sorted(models, key=lambda model: (-model.predicted, -model.whole, model.name))
 
 
+def _level(item: Item) -> tuple[bool, int]:
+    return (not item.pinned, -item.priority)
+
+
 def _importance(item: Item) -> tuple[bool, int, int, str]:
-    return (not item.pinned, -item.priority, -item.footprint.whole, item.name)
+    return (*_level(item), -item.footprint.whole, item.name)
+
+
+def _orders(ordered: Sequence[Item]) -> Iterator[list[Item]]:
+    """Largest first is not always best: other orders, with some of the newcomers at the head of their level."""
+    newcomers = [item for item in ordered if item.group is None]
+    heads = itertools.chain(*(itertools.combinations(newcomers, count) for count in (1, 2, 3)))
+    for head in itertools.islice(heads, _TRIES):
+        rest = [item for item in ordered if item not in head]
+        # Sorting keeps equal ones in their order.
+        yield sorted([*head, *rest], key=_level)
 
 
 def _pack(ordered: Sequence[Item], server: ServerShape, *, servers: int, home: Callable[[Item], str | None]) -> Packing:
     """Those with a home first, each into it while it fits; the others into the fullest group that takes them."""
     groups: dict[str, list[Item]] = {}
     left_out: list[LeftOut] = []
-    for item in sorted(ordered, key=lambda item: (home(item) is None, *_importance(item))):
+    for item in sorted(ordered, key=lambda item: (home(item) is None, *_level(item))):
         closest: LeftOut | None = None
         for name in _candidates(groups, servers=servers, home=home(item)):
             members = groups.get(name, [])
@@ -144,10 +170,12 @@ def _relax(ordered: Sequence[Item], server: ServerShape, *, servers: int, movers
     return _pack(ordered, server, servers=servers, home=lambda item: None if item.name in movers else item.group)
 
 
-def _value(packing: Packing) -> tuple[int, int]:
-    """What is better: fewer Pinned models left out, weighed by their priority, then more bytes in memory."""
-    missing = sum(1 + max(0, left.item.priority) for left in packing.left_out if left.item.pinned)
-    return (-missing, packing.packed)
+def _value(packing: Packing, levels: Sequence[tuple[bool, int]]) -> tuple[int, ...]:
+    """What is better: more bytes in memory of the most important models, then of the next."""
+    placed = dict.fromkeys(levels, 0)
+    for item in (item for items in packing.groups.values() for item in items):
+        placed[_level(item)] += item.footprint.whole
+    return tuple(placed[level] for level in levels)
 
 
 def number(group: str) -> int:

@@ -99,8 +99,11 @@ def _choose(server: ServerShape, used: Sequence[int], model: Footprint, *, alone
     room = free[freest] - server.margin
     if server.generation is Generation.LLAMA_SERVER:
         one_gpu = model.predicted <= _TRUSTED_SHARE * free[freest]
-        if not one_gpu and not alone and model.predicted > _TRUSTED_SHARE * sum(free):
+        evicts = not one_gpu and not alone and model.predicted > _TRUSTED_SHARE * sum(free)
+        if evicts and model.whole <= room:
             return Misfit(model, model.predicted, int(_TRUSTED_SHARE * sum(free)), evicts=True)
+        if evicts:
+            return Misfit(model, model.whole, room)
     else:
         one_gpu = model.whole <= room
     if one_gpu or server.gpus == 1:

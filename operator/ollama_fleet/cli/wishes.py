@@ -1,0 +1,150 @@
+"""From a command line to what the operator's planner reads."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ResolvedModel, SourceSpec
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
+from ollama_fleet.api.references import DEFAULT_REGISTRY, parse_reference
+from ollama_fleet.cli.sources import Found, Wanted
+from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest
+from ollama_fleet.sizing.portable import to_document
+
+_LIMIT_BYTES = 4 * 2**20
+
+
+class InvalidWish(Exception):
+    """What was given cannot be planned; the message names file, field and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """ModelSets and OllamaDeployments of the files, by name."""
+
+    model_sets: Mapping[str, ModelSetSpec]
+    deployments: Mapping[str, OllamaDeploymentSpec]
+
+
+def read(paths: Sequence[Path]) -> Manifests:
+    """Read manifests. Raises InvalidWish."""
+    sets: dict[str, ModelSetSpec] = {}
+    deployments: dict[str, OllamaDeploymentSpec] = {}
+    for path in paths:
+        for document in _documents(path):
+            kind, name = document.get("kind"), document.get("metadata", {}).get("name", "")
+            try:
+                if kind == "ModelSet":
+                    sets[name] = ModelSetSpec.model_validate(document.get("spec", {}))
+                elif kind == "OllamaDeployment":
+                    deployments[name] = OllamaDeploymentSpec.model_validate(document.get("spec", {}))
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(str(part) for part in first["loc"])
+                raise InvalidWish(f"{path}: {kind} {name}: spec.{field}: {first['msg']}") from error
+    if not sets:
+        raise InvalidWish(f"{', '.join(map(str, paths))}: no ModelSet in it")
+    return Manifests(sets, deployments or {"plan": _deployment(sets, {"gpu": {"count": 1}})})
+
+
+def single(model: str, *, context: int | None, parallel: int | None) -> Manifests:
+    """One model on one server."""
+    entry: dict[str, Any] = {"name": _served(model), "contextLength": context, "parallel": parallel}
+    spec = {"models": [{key: value for key, value in entry.items() if value is not None}]}
+    try:
+        sets = {"plan": ModelSetSpec.model_validate(spec)}
+    except ValidationError as error:
+        raise InvalidWish(f"{model}: {error.errors()[0]['msg']}") from error
+    return Manifests(sets, {"plan": _deployment(sets, {"gpu": {"count": 1}})})
+
+
+def _served(model: str) -> str:
+    return Path(model).stem if model.endswith(".gguf") else model
+
+
+def wanted(manifests: Manifests, *, file: str | None) -> list[Wanted]:
+    """Whose headers are needed; ``file`` stands for the only model."""
+    return [
+        Wanted(
+            reference=file or model.model or model.name,
+            registry=(spec.source or SourceSpec()).registry or DEFAULT_REGISTRY,
+            insecure=bool((spec.source or SourceSpec()).insecure),
+        )
+        for spec in manifests.model_sets.values()
+        for model in spec.models
+    ]
+
+
+def requests(manifests: Manifests, found: Sequence[Found], inventory: Inventory | None) -> dict[str, PlanRequest]:
+    """What the planner reads, by name of the OllamaDeployment."""
+    shapes = iter(found)
+    views = {
+        name: ModelSetView(name, spec, _status(spec, [next(shapes) for _ in spec.models]), generation=1)
+        for name, spec in manifests.model_sets.items()
+    }
+    return {
+        name: PlanRequest(
+            namespace="default",
+            name=name,
+            spec=spec,
+            model_sets={reference.name: views.get(reference.name) for reference in spec.model_sets},
+            policy=ImagePolicy(fleet_image="ollama-fleet"),
+            inventory=inventory if spec.hardware.gpu is not None else None,
+            claim=ClaimView(frozenset({"ReadWriteMany"})),
+        )
+        for name, spec in manifests.deployments.items()
+    }
+
+
+def changed(request: PlanRequest, *, kv: str | None, version: str | None) -> PlanRequest:
+    """The request with what the command line says on top. Raises InvalidWish."""
+    wire = request.spec.to_wire()
+    tuning = dict(wire.get("tuning") or {})  # type: ignore[call-overload]
+    tuning |= {"kvCacheType": kv} if kv else {}
+    wire |= ({"tuning": tuning} if tuning else {}) | ({"version": version} if version else {})
+    # The command line says how many GPUs a server gets.
+    hardware = {"gpu": {"count": request.inventory.gpus}} if request.inventory else wire["hardware"]
+    try:
+        return replace(request, spec=OllamaDeploymentSpec.model_validate({**wire, "hardware": hardware}))
+    except ValidationError as error:
+        raise InvalidWish(str(error.errors()[0]["msg"])) from error
+
+
+def _status(spec: ModelSetSpec, found: Sequence[Found]) -> ModelSetStatus:
+    """As the operator would have written it."""
+    return ModelSetStatus(
+        observed_generation=1,
+        models=[
+            ResolvedModel(
+                name=model.name,
+                reference=str(parse_reference("library/planned")),
+                # Names over the same file must be recognised: the reference stands for the content.
+                digest=f"sha256:{hashlib.sha256((model.model or model.name).encode()).hexdigest()}",
+                size=one.shape.file_bytes,
+                ready=True,
+                header=to_document(one.shape),
+            )
+            for model, one in zip(spec.models, found, strict=True)
+        ],
+    )
+
+
+def _deployment(sets: Mapping[str, ModelSetSpec], hardware: dict[str, Any]) -> OllamaDeploymentSpec:
+    names = [{"name": name} for name in sets]
+    return OllamaDeploymentSpec.model_validate({"modelSets": names, "hardware": hardware})
+
+
+def _documents(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            raise InvalidWish(f"{path}: larger than {_LIMIT_BYTES} bytes")
+        found = list(yaml.safe_load_all(path.read_text()))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidWish(f"{path}: {error}") from error
+    return [document for document in found if isinstance(document, dict)]

@@ -14,6 +14,10 @@ def digest(letter: str) -> str:
     return "sha256:" + letter * 64
 
 
+def _tagged(name: str) -> str:
+    return name if ":" in name else f"{name}:latest"
+
+
 def view(*models: dict[str, Any], name: str = "models", resolved: dict[str, str] | None = None) -> ModelSetView:
     """A ModelSet whose models are resolved; ``resolved`` maps a served name to the letter of its digest."""
     spec = ModelSetSpec.model_validate({"models": list(models)})
@@ -22,7 +26,7 @@ def view(*models: dict[str, Any], name: str = "models", resolved: dict[str, str]
         models=[
             ResolvedModel(
                 name=model.name,
-                reference=f"registry.test/library/{(model.model or model.name).lower()}:latest",
+                reference=f"registry.test/library/{_tagged((model.model or model.name).lower())}",
                 digest=digest((resolved or {}).get(model.name, "a")),
                 size=1000,
                 ready=True,

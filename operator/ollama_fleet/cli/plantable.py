@@ -1,7 +1,7 @@
 """A plan as text of 80 columns."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ollama_fleet.planning.footprints import Options, Shapes, estimate_of, footprint
@@ -12,6 +12,7 @@ from ollama_fleet.planning.remedies import amount
 from ollama_fleet.planning.scheduler import ServerShape, seat
 from ollama_fleet.sizing.estimate import GIB, Estimate
 
+_WIDTH = 80
 _BAR = 40
 _COLUMNS = "{:<23} {:>8} {:>8} {:>8} {:>8} {:>8}  {}"
 
@@ -39,18 +40,20 @@ def render(name: str, plan: Plan, sized: Sized, *, colour: bool) -> Iterator[str
         yield from _bars(group, sized, colour=colour)
     for problem in (*plan.problems, *plan.left_out):
         yield ""
-        yield from _wrapped(f"{problem.reason}: {problem.message}", 80)
+        yield from textwrap.wrap(f"{problem.reason}: {problem.message}", _WIDTH)
     if plan.groups:
         yield ""
         yield "environment of group " + plan.groups[0].name
         for setting in plan.groups[0].environment:
             yield f"  {setting.name}={setting.value}"
-            yield f"      {setting.source}: {setting.reason}"
+            yield from textwrap.wrap(
+                f"{setting.source}: {setting.reason}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
     noted = sorted({source for source in sized.sources.values() if source == "bundled catalogue"})
     if noted:
         listed = ", ".join(sorted(model for model, source in sized.sources.items() if source in noted))
         yield ""
-        yield from _wrapped(f"From the bundled catalogue, not from a file: {listed}", 80)
+        yield from textwrap.wrap(f"From the bundled catalogue, not from a file: {listed}", _WIDTH)
 
 
 def estimates(group: Group, sized: Sized) -> dict[str, Estimate]:
@@ -94,7 +97,3 @@ def _short(count: int) -> str:
 
 def _paint(text: str, code: int, *, colour: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
-
-
-def _wrapped(text: str, width: int) -> Sequence[str]:
-    return textwrap.wrap(text, width)

@@ -153,7 +153,7 @@ def _candidates(groups: Mapping[str, Sequence[Item]], *, servers: int, home: str
     filled = {name: sum(member.footprint.whole for member in members) for name, members in groups.items()}
     yield from (name for name in sorted(groups, key=lambda name: (-filled[name], number(name))) if name != home)
     if len(groups) < servers:
-        yield next(name for name in map("g{}".format, range(len(groups) + 1)) if name not in groups and name != home)
+        yield next(name for name in map("g{}".format, range(len(groups) + 2)) if name not in groups and name != home)
 
 
 def _movers(ordered: Sequence[Item], budget: int) -> Iterator[frozenset[str]]:

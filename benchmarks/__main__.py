@@ -12,6 +12,7 @@ from benchmarks.report import Report, machine
 _NAMES: Final = {
     "agent": "memory, CPU and writes of the node agent with eight GPUs of a fake driver library",
     "operator": "from apply to Ready, memory and idle cost, against a stock kopf operator on simulated nodes",
+    "planner": "placements a second, time of a plan, and packed memory against first fit and the optimum",
     "pull": "a model's download: the puller against `ollama pull`, from the same registry",
     "sizing": "estimates of GPU memory against measured loads and the rule of thumb",
     "relay": "a request and a streamed chunk through the sidecar against Ollama's fake directly",

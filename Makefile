@@ -48,9 +48,9 @@ bench: .venv/.installed ## Run every benchmark in its quick form
 
 lock: .venv/.installed ## Resolve the dependencies anew
 	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
-		--extra operator --extra sidecar --extra puller pyproject.toml -o requirements/image.txt
+		--extra operator --extra sidecar --extra puller --extra agent pyproject.toml -o requirements/image.txt
 	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
-		--extra operator --extra sidecar --extra puller --group dev pyproject.toml -o requirements/dev.txt
+		--extra operator --extra sidecar --extra puller --extra agent --group dev pyproject.toml -o requirements/dev.txt
 
 clean-steps:
 	@rm -f $(STEP_LOG)

@@ -34,7 +34,8 @@ def tell(cluster: DemoCluster) -> None:
     say(f'\n$ curl http://chat-g0:11434/api/generate -d \'{{"model": "chat", "prompt": "{_PROMPT}"}}\'')
     first = _ask(cluster)
     say(f"\n  kubectl apply to first token: {first - applied:.1f} s\n")
-    for command in (("get", "od,mset"), ("get", "pods,services", "-l", "app.kubernetes.io/managed-by=ollama-fleet")):
+    ours = ("-l", "app.kubernetes.io/managed-by=ollama-fleet")
+    for command in (("get", "od,mset"), ("get", "nvr"), ("get", "pods,services", *ours)):
         say(f"$ kubectl {' '.join(command)}")
         say(_kubectl(cluster, *command))
     say(f"look around: export KUBECONFIG={cluster.kubeconfig}\nremove it all: {cluster.down}")
@@ -69,6 +70,7 @@ def _install(cluster: DemoCluster) -> None:
         "image.tag": tag,
         "ollama.repository": cluster.ollama_repository,
         "operator.logFormat": "text",
+        "agent.preset": "minimal",
     }
     chart = str(ROOT / "charts" / "ollama-fleet")
     command = [str(cluster.helm), "upgrade", "--install", "ollama-fleet", chart, "--wait", "--timeout", "5m"]

@@ -169,6 +169,8 @@ def install(fleet: Fleet) -> None:
         *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--kubeconfig", str(fleet.plane.kubeconfig)),
         *(f"--set-string=image.repository={repository}", f"--set-string=image.tag={tag}"),
         "--set-string=ollama.repository=localhost/ollama",
+        # Each node of the test bed has a kubelet directory of its own.
+        "--set-string=agent.preset=minimal",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + why_not_ready(fleet)

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     NOT_RESIDENT = "NotResident"
     CONFIG_PENDING = "ConfigPending"
     SIDECAR_UNREACHABLE = "SidecarUnreachable"
+    CPU_OFFLOAD = "CPUOffload"
+    REPORT_STALE = "ReportStale"
     # A node's report.
     OBSERVED = "Observed"
     NO_GPU_FOUND = "NoGPUFound"
@@ -138,6 +140,14 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "Wait; if it repeats, read the log of the pod's `ollama` container.",
     ),
     Reason.CONFIG_PENDING: ("The sidecar has not applied the newest configuration yet.", _WAIT),
+    Reason.CPU_OFFLOAD: (
+        "A part of a model is in system memory although it should be on the GPU.",
+        "Give the server a larger GPU, or lower `contextLength` or `parallel`; the last ready server keeps serving.",
+    ),
+    Reason.REPORT_STALE: (
+        "The node's agent has not reported for 90 seconds: nothing new is believed, nothing is taken down.",
+        "Check the agent's pod on the node.",
+    ),
     Reason.SIDECAR_UNREACHABLE: (
         "The sidecar does not answer the operator.",
         "Check the pod, and network policies between the operator and the pod's admin port.",

@@ -16,6 +16,8 @@ Enqueue = Callable[[Key], None]
 
 BY_DEPLOYMENT = "deployment"
 """Index of children and pods by ``namespace/name`` of their OllamaDeployment."""
+BY_NODE = "node"
+"""Index of pods by the node that they run on."""
 BY_MODEL_SET = "model-set"
 """Index of OllamaDeployments by ``namespace/name`` of the ModelSets they name."""
 
@@ -36,6 +38,7 @@ class Caches:
     jobs: Informer
     pods: Informer
     nodes: Informer
+    reports: Informer
 
     def all(self) -> Iterator[Informer]:
         """Every informer, to run and to wait for."""
@@ -75,8 +78,15 @@ def build(client: KubeClient) -> Caches:
         disruption_budgets=children(kinds.PDB),
         network_policies=children(kinds.NETWORK_POLICY),
         jobs=children(kinds.JOB),
-        pods=children(kinds.POD, project=_pod),
+        pods=Informer(
+            client,
+            kinds.POD,
+            label_selector=_MANAGED,
+            indices={BY_DEPLOYMENT: _deployment_of, BY_NODE: _node_of},
+            project=_pod,
+        ),
         nodes=Informer(client, kinds.NODE, project=_node),
+        reports=Informer(client, kinds.NODE_VRAM_REPORT),
     )
 
 
@@ -110,11 +120,25 @@ def connect(caches: Caches, enqueue: Enqueue) -> None:
     caches.model_sets.add_handler(itself(kinds.MODEL_SET))
 
 
+def owners_on(caches: Caches, node: str) -> Iterator[Key]:
+    """The OllamaDeployments with pods on a node."""
+    for pod in caches.pods.by_index(BY_NODE, node):
+        for value in _deployment_of(pod):
+            namespace, _, name = value.partition("/")
+            yield Key(kinds.OLLAMA_DEPLOYMENT, namespace, name)
+
+
 def _deployment_of(obj: Json) -> Iterator[str]:
     metadata = obj["metadata"]
     name = metadata.get("labels", {}).get(names.LABEL_DEPLOYMENT)
     if name:
         yield f"{metadata['namespace']}/{name}"
+
+
+def _node_of(pod: Json) -> Iterator[str]:
+    node = pod["spec"].get("nodeName")
+    if node:
+        yield str(node)
 
 
 def _model_sets_of(obj: Json) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """The readiness gate of a pod: may it take traffic? Pure.
 
-Until a node agent reports measured memory, the gate stands on what the pod's sidecar proved: the models that must be
-in memory are, with the planned digest, and each has generated a token.
+The pod's sidecar proves that the models that must be in memory are, with the planned digest, and that each has
+generated a token. With policy ``VRAM`` the report of the node's agent must agree that they are in GPU memory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -12,8 +13,10 @@ from ollama_fleet.api import names
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, SidecarState
+from ollama_fleet.controllers import vram
 from ollama_fleet.controllers.conditions import timestamp
 from ollama_fleet.controllers.pods import PodView
+from ollama_fleet.controllers.reports import Report
 from ollama_fleet.controllers.warmth import cold, pinned
 
 
@@ -26,8 +29,19 @@ class Gate:
     message: str
 
 
-def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig) -> Gate:
-    """The gate of one pod.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What policy ``VRAM`` asks for."""
+
+    report: Report
+    planned: Mapping[str, int]
+    """GPU bytes by model."""
+    last_ready: bool
+    """No other pod of the group takes traffic."""
+
+
+def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig, evidence: Evidence | None = None) -> Gate:
+    """The gate of one pod; ``evidence`` where the policy asks for it and an agent runs on the node.
 
     ``state`` is the sidecar's snapshot, fetched after the kubelet reported this container (None: not reachable);
     ``config`` is what the plan wants the pod to serve.
@@ -46,7 +60,22 @@ def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig) -> 
         return Gate("False", Reason.LOADING, progress)
     if state.config_hash != config.hash() and pod.gate != "True":
         return Gate("False", Reason.CONFIG_PENDING, "The sidecar has not applied the newest configuration yet")
+    if evidence is not None:
+        return _measured(pod, state, config, evidence, progress)
     return Gate("True", Reason.RESIDENT, progress)
+
+
+def _measured(pod: PodView, state: SidecarState, config: GroupConfig, evidence: Evidence, progress: str) -> Gate:
+    if not evidence.report.fresh:
+        # It proves nothing: what was open stays open, what was closed stays closed.
+        held: Literal["True", "False"] = "True" if pod.gate == "True" else "False"
+        return Gate(held, Reason.REPORT_STALE, "The node's agent does not report: nothing is known of its GPUs")
+    found = vram.objection(pod, report=evidence.report, state=state, config=config, planned=evidence.planned)
+    if found is None:
+        return Gate("True", Reason.RESIDENT, f"{progress}, in GPU memory by the driver's count")
+    if not found.hard and pod.gate == "True" and evidence.last_ready:
+        return Gate("True", found.reason, f"{found.message}; it is the last ready server and keeps serving")
+    return Gate("False", found.reason, found.message)
 
 
 def _closed(pod: PodView, progress: str) -> Gate:

@@ -86,7 +86,8 @@ class OllamaDeploymentController:
             refusal = await self._apply(live, plan)
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
-        await self.pods.update(groups, in_force)
+        measured = {group.name: group.planned for group in plan.groups if group.readiness_policy == "VRAM"}
+        await self.pods.update(groups, in_force, measured=measured)
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from ollama_fleet import __version__
-from ollama_fleet.controllers.caches import Caches, build, connect
+from ollama_fleet.controllers.caches import Caches, build, connect, owners_on
 from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.modelset import ModelSetController
 from ollama_fleet.controllers.observer import Observer
@@ -22,6 +22,7 @@ from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podservers import PodServers
 from ollama_fleet.controllers.podwriter import PodWriter
+from ollama_fleet.controllers.reports import Reports
 from ollama_fleet.controllers.resolver import RegistryResolver
 from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube import errors, kinds
@@ -178,7 +179,9 @@ class Operator:
         events = EventRecorder(client, component="ollama-fleet-operator", instance=self.options.identity)
         self.metrics.watch_dropped_events(lambda: events.dropped)
         connect(caches, self.queue.add)
-        reconcile = self._controllers(client, caches, events)
+        reports = Reports(caches.reports, lambda node: self._report_changed(caches, node))
+        reports.connect()
+        reconcile = self._controllers(client, caches, events, reports)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(events.run())
             for informer in caches.all():
@@ -188,6 +191,7 @@ class Operator:
             logger.info("caches are filled", extra={i.kind.plural: len(i) for i in caches.all()})
             tasks.create_task(self._shell())
             tasks.create_task(self._resync(caches))
+            tasks.create_task(reports.watch())
             tasks.create_task(
                 run_workers(self.queue, reconcile, self.options.workers, observe=self.metrics.observe_reconcile)
             )
@@ -206,6 +210,10 @@ class Operator:
             context=self.options.context,
         )
 
+    def _report_changed(self, caches: Caches, node: str) -> None:
+        for key in owners_on(caches, node):
+            self.queue.add(key)
+
     async def _resync(self, caches: Caches) -> None:
         """Look at everything now and then, although nothing seems to have happened: the net below the net."""
         while True:
@@ -215,7 +223,7 @@ class Operator:
                     metadata = obj["metadata"]
                     self.queue.add(Key(informer.kind, metadata["namespace"], metadata["name"]), priority=Priority.LOW)
 
-    def _controllers(self, client: KubeClient, caches: Caches, events: EventRecorder) -> Reconcile:
+    def _controllers(self, client: KubeClient, caches: Caches, events: EventRecorder, reports: Reports) -> Reconcile:
         def now() -> datetime:
             return datetime.now(UTC)
 
@@ -225,7 +233,7 @@ class Operator:
             caches=caches,
             observer=observer,
             children=children,
-            pods=PodWriter(client, now),
+            pods=PodWriter(client, reports, now),
             placer=Placer(client, caches, children, now),
             events=events,
             policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),

@@ -1,0 +1,68 @@
+"""The node agent on real nodes: what it reports, and that it can report for no other node."""
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+
+pytestmark = pytest.mark.e2e
+
+
+def agents(fleet: Fleet) -> dict[str, Any]:
+    """Agents' pods by node."""
+    selector = "-l=app.kubernetes.io/component=agent"
+    found = fleet.json("get", "pods", "-n", OPERATOR_NAMESPACE, selector)["items"]
+    return {pod["spec"]["nodeName"]: pod for pod in found}
+
+
+def test_each_node_reports_and_shows_what_its_pods_have_in_memory(fleet: Fleet, namespace: str) -> None:
+    nodes = {node.name for node in fleet.made}
+    fleet.wait("an agent on each node", lambda: agents(fleet).keys() == nodes)
+    fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
+    fleet.wait_ready("chat", namespace)
+    (pod,) = fleet.pods_of(namespace, "g0")
+    name = f"{namespace}/{pod['metadata']['name']}"
+
+    def models() -> list[Any]:
+        report = fleet.json("get", "nodevramreport", pod["spec"]["nodeName"])
+        return [model for model in report["status"].get("models", []) if model["pod"] == name]
+
+    print(f"report: the model is in it after {fleet.wait('it is reported', lambda: bool(models()), seconds=30):.1f} s")
+    (model,) = models()
+    assert (model["name"], model["contextLength"]) == ("chat", 2048)
+    assert model["size"] > 0
+    for node in nodes:
+        status = fleet.json("get", "nodevramreport", node)["status"]
+        ready = next(entry for entry in status["conditions"] if entry["type"] == "Ready")
+        assert (ready["status"], ready["reason"]) == ("True", "NoGPUFound")
+        assert status["memoryMebibytes"] > 0
+    fleet.run("delete", "od", "chat", "-n", namespace)
+    fleet.wait("it is gone from the report", lambda: not models(), seconds=60)
+
+
+def test_an_agent_writes_no_other_node_s_report(fleet: Fleet) -> None:
+    nodes = sorted(node.name for node in fleet.made)
+    fleet.wait("an agent on each node", lambda: len(agents(fleet)) == len(nodes))
+    pod = agents(fleet)[nodes[0]]["metadata"]["name"]
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
+    token = fleet.run("create", "token", "ollama-fleet-agent", "-n", OPERATOR_NAMESPACE, *bound).strip()
+
+    def patch(node: str) -> subprocess.CompletedProcess[str]:
+        body = json.dumps({"metadata": {"annotations": {"test": "1"}}})
+        # Without the admin's certificate, or that would count.
+        command = ["kubectl", "--kubeconfig=/dev/null", f"--token={token}", f"--server={server(fleet)}"]
+        command += ["--insecure-skip-tls-verify", "patch", "nodevramreport", node, "--type=merge", "-p", body]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    mine, other = patch(nodes[0]), patch(nodes[1])
+    assert mine.returncode == 0, mine.stderr
+    assert other.returncode != 0
+    assert "an agent may only write the report of the node that it runs on" in other.stderr
+
+
+def server(fleet: Fleet) -> str:
+    """The API server's URL."""
+    return fleet.run("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}").strip()

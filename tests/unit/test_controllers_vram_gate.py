@@ -1,4 +1,4 @@
-"""Policy VRAM: the node's report must agree, silence proves nothing, and the last server is spared if it is only slow."""
+"""Policy VRAM: the node's report must agree, silence proves nothing, and the last server is spared what is slow."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,9 +1,8 @@
 """The node agent on real nodes: what it reports, and that it can report for no other node."""
 
-import json
-import subprocess
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
@@ -50,17 +49,25 @@ def test_an_agent_writes_no_other_node_s_report(fleet: Fleet) -> None:
     bound = ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
     token = fleet.run("create", "token", "ollama-fleet-agent", "-n", OPERATOR_NAMESPACE, *bound).strip()
 
-    def patch(node: str) -> subprocess.CompletedProcess[str]:
-        body = json.dumps({"metadata": {"annotations": {"test": "1"}}})
-        # Without the admin's certificate, or that would count.
-        command = ["kubectl", "--kubeconfig=/dev/null", f"--token={token}", f"--server={server(fleet)}"]
-        command += ["--insecure-skip-tls-verify", "patch", "nodevramreport", node, "--type=merge", "-p", body]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    def write(node: str) -> httpx.Response:
+        """As agents write: server-side apply, and no right to read."""
+        url = f"{server(fleet)}/apis/ollamafleet.io/v1alpha1/nodevramreports/{node}/status"
+        metadata = {"name": node}
+        status = {"sequence": 1, "agentVersion": "test"}
+        body = {
+            "apiVersion": "ollamafleet.io/v1alpha1",
+            "kind": "NodeVRAMReport",
+            "metadata": metadata,
+            "status": status,
+        }
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/apply-patch+yaml"}
+        query = {"fieldManager": "ollama-fleet-agent", "force": "true", "dryRun": "All"}
+        return httpx.patch(url, params=query, headers=headers, json=body, verify=False, timeout=10)
 
-    mine, other = patch(nodes[0]), patch(nodes[1])
-    assert mine.returncode == 0, mine.stderr
-    assert other.returncode != 0
-    assert "an agent may only write the report of the node that it runs on" in other.stderr
+    mine, other = write(nodes[0]), write(nodes[1])
+    assert mine.status_code == 200, mine.text
+    assert other.status_code == 422
+    assert "an agent may only write the report of the node that it runs on" in other.text
 
 
 def server(fleet: Fleet) -> str:

@@ -14,6 +14,10 @@ from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.planning.plan import Plan
 
+_MEASURED = frozenset(
+    {Reason.GPU_UNHEALTHY, Reason.CPU_OFFLOAD, Reason.REPORT_STALE, Reason.NOT_RESIDENT, Reason.DIGEST_MISMATCH}
+)
+"""Why policy VRAM keeps a gate closed."""
 _STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Reason.UNAUTHORIZED})
 
 
@@ -84,6 +88,8 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
         yield from _pulling(progress, count)
     for observed in pods:
         yield from _loading(observed, count, serving=serving)
+    for observed in pods:
+        yield from _withheld(observed, count, serving=serving)
     if any(not group.rolled_out for group in groups) and ready:
         yield Working(Reason.ROLLING_OUT, f"{count}; {sum(g.updated for g in groups)} updated", serving)
     if any(observed.pod.scheduling_gated for observed in pods):
@@ -146,6 +152,13 @@ def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Ve
     loading = [model.name for model in observed.state.models if model.phase is not ModelPhase.WARM]
     if loading:
         yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}", serving)
+
+
+def _withheld(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Verdict]:
+    """A pod whose models are loaded, and which the node's report keeps out of service."""
+    pod = observed.pod
+    if pod.gate == "False" and pod.gate_reason in _MEASURED and observed.state is not None:
+        yield Working(Reason(pod.gate_reason), f"{count}; pod {pod.name}: {pod.gate_message}", serving)
 
 
 def _remedy(message: str) -> str:

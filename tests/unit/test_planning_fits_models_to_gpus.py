@@ -129,6 +129,15 @@ def test_what_happens_to_nodes_changes_no_running_plan() -> None:
         assert slots(plan_deployment(replace(again, previous=previous(before)))) == {"g0": "3"}
 
 
+def test_nodes_that_show_or_lose_their_labels_change_no_running_plan() -> None:
+    heavy = {**LLAMA, "contextLength": 32768}
+    blind = plan_deployment(wish(heavy, inventory=None))
+    assert slots(blind) == {"g0": "4"}
+    assert slots(plan_deployment(replace(wish(heavy), previous=previous(blind)))) == {"g0": "4"}
+    seen = plan_deployment(wish(heavy))
+    assert slots(plan_deployment(replace(wish(heavy, inventory=None), previous=previous(seen)))) == {"g0": "3"}
+
+
 def test_a_quantised_cache_is_counted_as_such() -> None:
     plain = plan_deployment(wish({**LLAMA, "contextLength": 32768, "parallel": 2})).groups[0]
     small = plan_deployment(

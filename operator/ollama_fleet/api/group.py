@@ -68,7 +68,7 @@ class GroupConfig(Document):
     """Version that the plan was made for, e.g. ``0.32.3``."""
     models: tuple[GroupModel, ...] = ()
     num_parallel: int = Field(default=0, ge=0)
-    """Slots that the server was planned with; 0 when it was not sized."""
+    """Slots that the server was planned with."""
     sized_for: str = ""
     """Hash of what the plan's size was made from: while it stays, nothing that happens to nodes changes the plan."""
     drain_seconds: int = Field(default=300, ge=0)

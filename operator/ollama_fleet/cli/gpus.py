@@ -3,11 +3,9 @@
 import re
 from typing import Final
 
-from ollama_fleet.planning.inventory import CARD_SHARE, Inventory
+from ollama_fleet.planning.inventory import CARD_SHARE, Inventory, usable
 from ollama_fleet.planning.quantities import mebibytes
 
-_MIB: Final = 2**20
-_DRIVER_SHARE: Final = 0.98
 PRODUCTS: Final = {
     "T4": 15360,
     "L4": 23034,
@@ -36,9 +34,7 @@ def by_memory(text: str, *, servers: int) -> Inventory:
         least = int(mebibytes(what) * CARD_SHARE)
     except ValueError as error:
         raise InvalidGPU(f"--gpu {text}: write the memory of a card, such as 24Gi or 24Gix2") from error
-    return Inventory(
-        count, int(least * _MIB * _DRIVER_SHARE), servers, f"a card sold as {what} has at least {least} MiB"
-    )
+    return Inventory(count, usable(least), servers, f"a card sold as {what} has at least {least} MiB")
 
 
 def by_product(text: str, *, servers: int) -> Inventory:
@@ -47,7 +43,7 @@ def by_product(text: str, *, servers: int) -> Inventory:
     memory = {name.lower(): size for name, size in PRODUCTS.items()}.get(what.lower())
     if memory is None:
         raise InvalidGPU(f"--gpu-product {text}: known are {', '.join(PRODUCTS)}; give the memory with --gpu instead")
-    return Inventory(count, int(memory * _MIB * _DRIVER_SHARE), servers, f"{what} has {memory} MiB")
+    return Inventory(count, usable(memory), servers, f"{what} has {memory} MiB")
 
 
 def _split(text: str) -> tuple[str, int]:

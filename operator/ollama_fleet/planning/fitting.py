@@ -47,17 +47,19 @@ class Fitting:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def unsized(models: Sequence[GroupModel], previous: Sequence[PreviousGroup], *, parallel: int | None) -> Fitting:
+def unsized(wish: Wish, previous: Sequence[PreviousGroup]) -> Fitting:
     """Groups where nothing says how large a GPU is: only models that would evict each other are kept apart."""
-    groups = assign(models, previous)
-    return Fitting({name: Fitted(members, parallel or _widest(members), "") for name, members in groups.items()})
+    groups = assign(wish.models, previous)
+    return Fitting(
+        {
+            name: Fitted(members, wish.parallel or _widest(members), _key(wish, members))
+            for name, members in groups.items()
+        }
+    )
 
 
 def fit(wish: Wish, server: ServerShape, previous: Sequence[PreviousGroup], *, servers: int) -> Fitting:
     """As many slots as are wished for if all models fit with them, else as many as let most models fit."""
-    kept = _unchanged(wish, previous)
-    if kept is not None:
-        return kept
     home = {model.name: group.name for group in previous for model in group.config.models}
     widest = wish.parallel or _widest(wish.models)
     least = widest if wish.parallel else 1
@@ -75,8 +77,8 @@ def fit(wish: Wish, server: ServerShape, previous: Sequence[PreviousGroup], *, s
     )
 
 
-def _unchanged(wish: Wish, previous: Sequence[PreviousGroup]) -> Fitting | None:
-    """The groups that run, if they are what this wish led to before."""
+def unchanged(wish: Wish, previous: Sequence[PreviousGroup]) -> Fitting | None:
+    """The groups that run, if they are what this wish led to before: nodes that come and go change no running plan."""
     if sorted(m.name for g in previous for m in g.config.models) != sorted(m.name for m in wish.models):
         return None
     by_name = {model.name: model for model in wish.models}

@@ -52,11 +52,16 @@ def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory |
     if cards:
         smallest, name = min(cards)
         source = f"{smallest} MiB per GPU on {name}" + (f" and {len(cards) - 1} more" if len(cards) > 1 else "")
-        return Inventory(count, int(smallest * _MIB * _DRIVER_SHARE), max(1, servers), source)
+        return Inventory(count, usable(smallest), max(1, servers), source)
     if gpu.min_memory:
         least = int(mebibytes(gpu.min_memory) * CARD_SHARE)
-        return Inventory(count, int(least * _MIB * _DRIVER_SHARE), 1, f"minMemory {gpu.min_memory}: no such node yet")
+        return Inventory(count, usable(least), 1, f"minMemory {gpu.min_memory}: no such node yet")
     return None
+
+
+def usable(card: int) -> int:
+    """Bytes that programs get of a card of so many MiB."""
+    return int(card * _MIB * _DRIVER_SHARE)
 
 
 def _suits(gpu: GPUSpec, product: str, memory: int) -> bool:

@@ -15,7 +15,7 @@ from ollama_fleet.api.ollamadeployment import (
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.planning import claims, environment
 from ollama_fleet.planning.environment import Setting
-from ollama_fleet.planning.fitting import Fitted, Fitting, Wish, fit, unsized
+from ollama_fleet.planning.fitting import Fitted, Fitting, Wish, fit, unchanged, unsized
 from ollama_fleet.planning.footprints import Options, server_shape
 from ollama_fleet.planning.models import collect
 from ollama_fleet.planning.plan import Group, Plan
@@ -57,11 +57,14 @@ def plan_deployment(request: PlanRequest) -> Plan:
 
 def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version) -> tuple[Fitting, tuple[Problem, ...]]:
     """Groups and slots, and the models for which there is no room with the nearest remedy."""
-    tuning, inventory = request.spec.tuning or TuningSpec(), request.inventory
-    if inventory is None:
-        return unsized(models, request.previous, parallel=tuning.num_parallel), ()
-    options = Options.of(tuning, version=version, gpus=inventory.gpus)
+    tuning, inventory, gpu = request.spec.tuning or TuningSpec(), request.inventory, request.spec.hardware.gpu
+    options = Options.of(tuning, version=version, gpus=inventory.gpus if inventory else gpu.count if gpu else 0)
     wish = Wish(models, _shapes(request), options, tuning.num_parallel)
+    kept = unchanged(wish, request.previous)
+    if kept is not None:
+        return kept, ()
+    if inventory is None:
+        return unsized(wish, request.previous), ()
     server = server_shape(inventory, tuning, version=version)
     servers = max(len(request.previous), inventory.servers // max(1, _replicas(request.spec)), 1)
     found = fit(wish, server, request.previous, servers=servers)
@@ -108,7 +111,7 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, fit
         group=name,
         ollama_version=str(version),
         models=models,
-        num_parallel=fitted.parallel if fitted.key else 0,
+        num_parallel=fitted.parallel,
         sized_for=fitted.key,
         load_timeout_seconds=int(seconds(readiness.timeout)) if readiness.timeout else 600,
     )

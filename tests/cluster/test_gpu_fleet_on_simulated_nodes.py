@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ollama_fleet.api import names
 from ollama_fleet.kube import kinds
@@ -25,23 +26,24 @@ from testbed.fakes.registry import FakeRegistry
 from testbed.kwok import SimulatedNodes
 from testbed.kwok.sidecars import warm_sidecars
 from testbed.models.push import image
+from testbed.paths import ROOT
 from testbed.ports import free_ports
 from tests.support.sparse_models import write
 
 pytestmark = pytest.mark.cluster
 
-NODES = ("gpu-a", "gpu-b")
-L4 = {"nvidia.com/gpu.memory": "23034", "nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.present": "true"}
+CARDS = {"gpu-a": ("NVIDIA-L4", 23034), "gpu-b": ("NVIDIA-L4", 23034), "gpu-large": ("NVIDIA-A100-SXM4-80GB", 81920)}
 NAMESPACE = "default"
 
 
 @pytest.fixture(scope="module")
 def plane(kwok_cluster: SimulatedNodes) -> Iterator[SimulatedNodes]:
     crds.install(kwok_cluster.plane)
-    for number, name in enumerate(NODES):
-        kwok_cluster.add(name, number=210 + number, resources={"nvidia.com/gpu": "2"}, labels=L4)
+    for number, (name, (product, memory)) in enumerate(CARDS.items()):
+        labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": str(memory)}
+        kwok_cluster.add(name, number=210 + number, resources={"nvidia.com/gpu": "2"}, labels=labels)
     yield kwok_cluster
-    for name in NODES:
+    for name in CARDS:
         kwok_cluster.remove(name)
 
 
@@ -146,7 +148,10 @@ async def fleet(plane: SimulatedNodes, tmp_path: Path) -> AsyncIterator[Fleet]:
             await asyncio.sleep(0.2)
         for task in running:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     await client.close()
+    # Connections that were cut off are closed in the loop's next turns.
+    await asyncio.sleep(0.25)
 
 
 def _publish_large(registry: FakeRegistry, folder: Path) -> None:
@@ -188,6 +193,30 @@ def _operator(kubeconfig: Path, log: Path) -> Iterator[None]:
                 process.wait()
 
 
+@pytest.mark.parametrize("example", ["cpu-chat", "embeddings-beside-chat", "multi-tenant", "gitops"])
+async def test_an_example_becomes_ready(fleet: Fleet, example: str) -> None:
+    """With the test bed's model in place of theirs, which no registry here has."""
+    documents = list(yaml.safe_load_all((ROOT / "examples" / example / "fleet.yaml").read_text()))
+    wanted = []
+    for document in documents:
+        document["metadata"].setdefault("namespace", NAMESPACE)
+        if document["kind"] == "Namespace":
+            continue
+        document["metadata"]["namespace"] = NAMESPACE
+        document["metadata"]["name"] = f"{example}-{document['metadata']['name']}"
+        if document["kind"] == "ModelSet":
+            document["spec"]["source"] = {"registry": fleet.registry, "insecure": True}
+            for model in document["spec"]["models"]:
+                model["model"] = "chat"
+        else:
+            for reference in document["spec"]["modelSets"]:
+                reference["name"] = f"{example}-{reference['name']}"
+            wanted.append(document["metadata"]["name"])
+        await fleet.client.apply(document)
+    for name in wanted:
+        await fleet.wait_reason(name, "AllWarm", seconds=60)
+
+
 async def test_a_gpu_server_is_sized_placed_and_opens_by_the_report(fleet: Fleet) -> None:
     await fleet.model_set("chat", {"name": "chat", "contextLength": 2048, "parallel": 2})
     await fleet.deployment("chat")
@@ -198,7 +227,7 @@ async def test_a_gpu_server_is_sized_placed_and_opens_by_the_report(fleet: Fleet
     assert memory["reason"].startswith("23034 MiB per GPU on gpu-")
     assert status["models"][0]["planned"] > 2**29
     (pod,) = fleet.pods_of("chat")
-    assert pod["spec"]["nodeName"] in NODES
+    assert pod["spec"]["nodeName"] in CARDS
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
     await fleet.report("chat")

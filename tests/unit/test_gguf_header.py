@@ -109,6 +109,14 @@ def test_a_header_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         read_header(endless)
 
 
+def test_a_tensor_with_a_strange_name_is_counted_and_breaks_nothing() -> None:
+    entries = [entry("general.architecture", 8, text("llama"))]
+    for key, value in {"block_count": 1, "embedding_length": 64, "attention.head_count": 2}.items():
+        entries.append(entry(f"llama.{key}", 4, struct.pack("<I", value)))
+    found = read_header(header(*entries, tensors=(tensor("blk.weight", 64), tensor("blk..weight", 64), tensor("", 64))))
+    assert shape_of(found, file_bytes=1000).weights.layers == 512
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_read_refused_or_too_few(raw: bytes) -> None:
     with contextlib.suppress(InvalidHeader, NeedMore):

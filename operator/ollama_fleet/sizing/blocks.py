@@ -10,7 +10,8 @@ llama.cpp, build 10488.
 from dataclasses import dataclass
 
 from ollama_fleet.sizing.graph import Graph, Node
-from ollama_fleet.sizing.shape import Layer, ModelShape
+from ollama_fleet.sizing.layers import Layer
+from ollama_fleet.sizing.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

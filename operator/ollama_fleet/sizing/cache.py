@@ -3,8 +3,9 @@
 from typing import Final
 
 from ollama_fleet.sizing.ggmltypes import BY_NAME
+from ollama_fleet.sizing.layers import Layer
 from ollama_fleet.sizing.load import Engine, Load, batch, context, slots
-from ollama_fleet.sizing.shape import Layer, ModelShape
+from ollama_fleet.sizing.shape import ModelShape
 
 _CELLS: Final = 256
 """llama.cpp rounds the cells of a sequence up to this."""

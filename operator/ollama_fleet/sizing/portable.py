@@ -4,8 +4,9 @@ from dataclasses import asdict, replace
 
 from ollama_fleet.api.modelheader import LatentAttention, LayerKind, ModelHeader, TensorBytes
 from ollama_fleet.sizing.gguf import InvalidHeader
+from ollama_fleet.sizing.layers import Layer
 from ollama_fleet.sizing.metadata import MAX_LAYERS
-from ollama_fleet.sizing.shape import Latent, Layer, ModelShape, Weights
+from ollama_fleet.sizing.shape import Latent, ModelShape, Weights
 
 _MOST_KINDS = 32
 

@@ -5,101 +5,76 @@
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import re
 import secrets
-from base64 import b64decode
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from testbed.models.push import MANIFEST_TYPE, Image, digest_of, image
+from testbed.fakes.registry_faults import Behaviour, Fault
+from testbed.models.push import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, Image, digest_of, image
 from testbed.ports import free_ports
 
 _CHUNK: Final = 64 * 1024
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
+_CONTENT: Final = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)")
 _API: Final = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
-@dataclass(slots=True)
-class Faults:
-    """What goes wrong. Counters count down with each answer that they spoil; the other answers are right."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that arrived."""
 
-    resets: int = 0
-    reset_after: int = 0
-    """Bytes of the body that arrive before the connection breaks."""
-    stalls: int = 0
-    stall_after: int = 0
-    """Bytes that arrive before nothing more does."""
-    corrupt: int = 0
-    """Answers whose first byte is another one."""
-    short: int = 0
-    """Answers whose connection is closed, not reset, after half of what ``Content-Length`` promised."""
-    errors: int = 0
-    error_status: int = 500
-    too_many: int = 0
-    """Answers 429 with ``Retry-After: retry_after``."""
-    retry_after: int = 1
-    missing: bool = False
-    """Every blob is 404."""
-    ignore_range: bool = False
-    first_byte_seconds: float = 0.0
-    bytes_per_second: float = 0.0
-    """0 is as fast as it goes."""
-    redirect_to: str | None = None
-    """Blobs answer 307 to this ``http://HOST:PORT``."""
-    bearer: bool = False
-    """Ask for a token, which ``/token`` of this server gives."""
-    password: str | None = None
-    """``USER:PASSWORD`` that ``/token`` asks for."""
+    method: str
+    path: str
+    """With its query, as it was sent."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
 
-    def update(self, changes: Mapping[str, Any]) -> None:
-        """Set attributes by name. Raises KeyError for a name that does not exist, and changes nothing then."""
-        unknown = sorted(set(changes) - {one.name for one in fields(self)})
-        if unknown:
-            raise KeyError(", ".join(unknown))
-        for name, value in changes.items():
-            setattr(self, name, value)
-
-    def take(self, name: str) -> bool:
-        """Whether this answer gets the fault, which is counted down then."""
-        left: int = getattr(self, name)
-        setattr(self, name, max(0, left - 1))
-        return left > 0
+    @property
+    def range(self) -> tuple[int, int] | None:
+        """First byte and the one after the last, where both were asked for."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        return (int(match[1]), int(match[2]) + 1) if match else None
 
 
-class _Break(Exception):
-    """The connection has to break."""
-
-    def __init__(self, *, reset: bool) -> None:
-        super().__init__()
-        self.reset = reset
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    blob: bool = False
 
 
 class FakeRegistry:
     """``async with FakeRegistry() as registry: registry.add(push.image("chat"), "library/chat")``.
 
-    ``GET`` and ``POST /_fake/faults`` control one in another process; ``GET /_fake/count`` tells its requests.
+    ``GET`` and ``POST /_fake/behaviour``, ``POST /_fake/faults`` and ``GET /_fake/requests`` control one in another
+    process.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         """``port`` 0 takes a free one."""
         self.host = host
         self.port = port or free_ports(1)[0]
-        self.faults = Faults()
-        self.count: Counter[str] = Counter()
-        """Requests by ``METHOD PATH``."""
+        self.behaviour = Behaviour()
+        self.faults: list[Fault] = []
+        """Played in order, one for each request of a blob; then all is well again."""
+        self.fault_for: Callable[[Request], Fault | None] = lambda _: None
+        """Asked first, for every request."""
+        self.requests: list[Request] = []
         self.body_bytes = 0
         """Bytes of blobs that were sent."""
-        self._blobs: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
         self._manifests: dict[tuple[str, str], bytes] = {}
-        self._token = secrets.token_hex(16)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -113,24 +88,47 @@ class FakeRegistry:
 
     def add(self, made: Image, repository: str, *, tag: str = "latest") -> str:
         """Publish an image. Returns the manifest's digest."""
-        self._blobs.update(made.blobs)
-        self._manifests[repository, tag] = self._manifests[repository, made.digest] = made.manifest
-        return made.digest
+        self.blobs.update(made.blobs)
+        return self.add_manifest(made.manifest, repository=repository, tag=tag)
 
     def add_blob(self, content: bytes) -> str:
         """Publish a blob alone. Returns its digest."""
-        self._blobs[digest_of(content)] = content
+        self.blobs[digest_of(content)] = content
         return digest_of(content)
+
+    def add_manifest(self, raw: bytes, *, repository: str, tag: str) -> str:
+        """Publish bytes as a manifest, whatever they are. Returns their digest."""
+        self._manifests[repository, tag] = self._manifests[repository, digest_of(raw)] = raw
+        return digest_of(raw)
+
+    def add_model(
+        self,
+        weights: bytes,
+        *,
+        repository: str = "library/tiny",
+        tag: str = "latest",
+        params: Mapping[str, object] | None = None,
+    ) -> str:
+        """Publish a model with bytes for weights that no server could load. Returns the manifest's digest."""
+        parts = [("model", weights)] + ([("params", json.dumps(params).encode())] if params is not None else [])
+        config = json.dumps({"model_format": "gguf", "weights": digest_of(weights)}).encode()
+        # A path of whoever pushed stands in the manifests that Ollama itself pushes.
+        layers = [{**self._published(LAYER_PREFIX + kind, part), "from": "/home/pusher/x"} for kind, part in parts]
+        manifest = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": self._published(CONFIG_TYPE, config)}
+        return self.add_manifest(json.dumps(manifest | {"layers": layers}).encode(), repository=repository, tag=tag)
+
+    def count(self) -> Counter[str]:
+        """Requests by kind: ``manifests``, ``blobs``, ``token``."""
+        kinds = ((request, _CONTENT.match(request.path)) for request in self.requests)
+        return Counter(match["kind"] if match else request.path[1:].partition("?")[0] for request, match in kinds)
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_get("/v2/", self._root)
-        app.router.add_get("/v2/{repository:.+}/manifests/{reference}", self._manifest, allow_head=True)
-        app.router.add_get("/v2/{repository:.+}/blobs/{digest}", self._blob, allow_head=True)
-        app.router.add_get("/token", self._give_token)
-        app.router.add_get("/_fake/faults", self._get_faults)
-        app.router.add_post("/_fake/faults", self._set_faults)
-        app.router.add_get("/_fake/count", self._get_count)
+        app.router.add_get("/_fake/behaviour", self._get_behaviour)
+        app.router.add_post("/_fake/behaviour", self._set_behaviour)
+        app.router.add_post("/_fake/faults", self._add_faults)
+        app.router.add_get("/_fake/requests", self._get_requests)
+        app.router.add_get("/{path:.*}", self._serve, allow_head=True)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port, reuse_address=True).start()
@@ -149,134 +147,152 @@ class FakeRegistry:
     ) -> None:
         await self.stop()
 
-    async def _root(self, request: web.Request) -> web.Response:
-        return self._refused(request) or web.Response(body=b"{}", headers={**_API, "Content-Type": "application/json"})
+    def _published(self, media_type: str, content: bytes) -> dict[str, Any]:
+        return {"mediaType": media_type, "digest": self.add_blob(content), "size": len(content)}
 
-    async def _manifest(self, request: web.Request) -> web.StreamResponse:
-        refused = self._refused(request)
-        if refused is not None:
-            return refused
-        repository, reference = request.match_info["repository"], request.match_info["reference"]
+    async def _serve(self, raw: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in raw.headers.items()}
+        request = Request(raw.method, raw.raw_path, headers)
+        self.requests.append(request)
+        fault = self._fault(request)
+        if fault.status:
+            return web.Response(status=fault.status, headers=fault.headers)
+        return await self._send(raw, self._refused(request) or self._answer(request), fault)
+
+    def _fault(self, request: Request) -> Fault:
+        fault = self.fault_for(request)
+        if fault is None and self.faults and "/blobs/" in request.path:
+            fault = self.faults.pop(0)
+        return fault or Fault()
+
+    def _answer(self, request: Request) -> _Answer:
+        if request.path.startswith("/token"):
+            return self._token(request)
+        if request.path == "/v2/":
+            return _Answer(200, b"{}", {**_API, "Content-Type": "application/json"})
+        match = _CONTENT.fullmatch(request.path)
+        if match is None:
+            return _Answer(404)
+        if match["kind"] == "manifests":
+            return self._manifest(match["repository"], match["reference"])
+        return self._blob(request, match["reference"])
+
+    def _manifest(self, repository: str, reference: str) -> _Answer:
+        by_digest = _DIGEST.fullmatch(reference) is not None
+        if by_digest and not self.behaviour.by_digest:
+            return _error(500, "UNKNOWN", "unknown error", detail=None)
         content = self._manifests.get((repository, reference))
         if content is None:
-            by_digest = f"unknown manifest name={repository} revision={reference}"
-            detail = by_digest if _DIGEST.fullmatch(reference) else f"unknown tag={reference}"
+            revision = f"unknown manifest name={repository} revision={reference}"
+            detail = revision if by_digest else f"unknown tag={reference}"
             return _error(404, "MANIFEST_UNKNOWN", "manifest unknown", detail=detail)
-        return web.Response(body=content, headers=_described(digest_of(content)) | {"Content-Type": MANIFEST_TYPE})
+        return _Answer(200, content, {**_described(digest_of(content)), "Content-Type": MANIFEST_TYPE})
 
-    async def _blob(self, request: web.Request) -> web.StreamResponse:
-        refused = self._refused(request)
-        if refused is not None:
-            return refused
-        digest = request.match_info["digest"]
+    def _blob(self, request: Request, digest: str) -> _Answer:
         if not _DIGEST.fullmatch(digest):
             wrong = "invalid checksum digest length"
             return _error(400, "DIGEST_INVALID", "provided digest did not match uploaded content", detail=wrong)
-        content = self._blobs.get(digest)
-        if content is None or self.faults.missing:
+        if self.behaviour.redirect_to is not None:
+            return _Answer(307, headers={"Location": f"{self.behaviour.redirect_to}{request.path}"})
+        content = self.blobs.get(digest)
+        if content is None or self.behaviour.missing:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry", detail=digest)
-        if self.faults.redirect_to is not None:
-            return web.Response(status=307, headers={"Location": f"{self.faults.redirect_to}{request.path}"})
-        return await self._served(request, digest, content)
+        headers = {**_described(digest), "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        span = _RANGE.fullmatch(request.headers.get("range", "")) if self.behaviour.ranges else None
+        if span is None:
+            return _Answer(200, content, headers, blob=True)
+        start = int(span[1])
+        if start >= len(content):
+            none = {"Content-Range": f"bytes */{len(content)}"}
+            return _Answer(416, b"invalid range: failed to overlap\n", {**_API, **none})
+        body = content[start : int(span[2] or len(content)) + 1]
+        headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
+        return _Answer(206, body, headers, blob=True)
 
-    async def _served(self, request: web.Request, digest: str, content: bytes) -> web.StreamResponse:
-        headers = _described(digest) | {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        span = None if self.faults.ignore_range else _RANGE.fullmatch(request.headers.get("Range", ""))
-        status, body = 200, content
-        if span is not None:
-            start = int(span[1])
-            if start >= len(content):
-                none = {"Content-Range": f"bytes */{len(content)}"}
-                return web.Response(status=416, text="invalid range: failed to overlap\n", headers=_API | none)
-            status, body = 206, content[start : int(span[2] or len(content)) + 1]
-            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = len(body)
-        if request.method != "HEAD":
-            await asyncio.sleep(self.faults.first_byte_seconds)
-        await response.prepare(request)
-        if request.method == "HEAD":
+    async def _send(self, raw: web.Request, answer: _Answer, fault: Fault) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        response.content_length = len(answer.body)
+        if answer.blob and raw.method != "HEAD":
+            await asyncio.sleep(self.behaviour.first_byte_seconds)
+        await response.prepare(raw)
+        if raw.method == "HEAD":
             return response
-        try:
-            await self._sent(response, body)
-        except _Break as end:
-            if request.transport is not None:
-                request.transport.abort() if end.reset else request.transport.close()
+        for part in fault.parts(answer.body, size=_CHUNK):
+            await response.write(part)
+            if answer.blob:
+                self.body_bytes += len(part)
+                if self.behaviour.bytes_per_second:
+                    await asyncio.sleep(len(part) / self.behaviour.bytes_per_second)
+        if fault.stall_after is not None:
+            await asyncio.Event().wait()
+        if raw.transport is not None and fault.breaks:
+            raw.transport.abort() if fault.reset_after is not None else raw.transport.close()
             return response
         await response.write_eof()
         return response
 
-    async def _sent(self, response: web.StreamResponse, body: bytes) -> None:
-        faults = self.faults
-        end = len(body)
-        if faults.take("corrupt"):
-            body = bytes([body[0] ^ 1]) + body[1:]
-        reset, stall, short = faults.take("resets"), faults.take("stalls"), faults.take("short")
-        if reset or stall or short:
-            end = min(end, faults.reset_after if reset else faults.stall_after if stall else end // 2)
-        for start in range(0, end, _CHUNK):
-            part = body[start : min(end, start + _CHUNK)]
-            await response.write(part)
-            self.body_bytes += len(part)
-            if faults.bytes_per_second:
-                await asyncio.sleep(len(part) / faults.bytes_per_second)
-        if stall:
-            await asyncio.Event().wait()
-        if reset or short:
-            raise _Break(reset=reset)
+    def _refused(self, request: Request) -> _Answer | None:
+        """The answer to somebody who may not come in."""
+        token, password = self.behaviour.bearer, self.behaviour.password
+        given = request.headers.get("authorization")
+        if request.path.startswith("/token") or (token is None and password is None):
+            return None
+        if token is None:
+            if given == _basic(password or ""):
+                return None
+            challenge = 'Basic realm="fake"'
+        else:
+            if given == f"Bearer {token}":
+                return None
+            match = _CONTENT.fullmatch(request.path)
+            repository = match["repository"] if match else ""
+            challenge = f'Bearer realm="{self.url}/token",service="fake",scope="repository:{repository}:pull"'
+        refusal = _error(401, "UNAUTHORIZED", "authentication required", detail=None)
+        return _Answer(401, refusal.body, {**refusal.headers, "WWW-Authenticate": challenge})
 
-    def _refused(self, request: web.Request) -> web.Response | None:
-        """Counts the request; the answer, if it is none of the content."""
-        self.count[f"{request.method} {request.path}"] += 1
-        if self.faults.bearer and request.headers.get("Authorization") != f"Bearer {self._token}":
-            repository = request.match_info.get("repository", "")
-            realm = f'Bearer realm="{self.url}/token",service="fake",scope="repository:{repository}:pull"'
-            answer = _error(401, "UNAUTHORIZED", "authentication required", detail=None)
-            answer.headers["WWW-Authenticate"] = realm
-            return answer
-        if self.faults.take("too_many"):
-            answer = _error(429, "TOOMANYREQUESTS", "too many requests", detail=None)
-            answer.headers["Retry-After"] = str(self.faults.retry_after)
-            return answer
-        if self.faults.take("errors"):
-            return _error(self.faults.error_status, "UNKNOWN", "unknown error", detail=None)
-        return None
-
-    async def _give_token(self, request: web.Request) -> web.Response:
-        self.count["GET /token"] += 1
-        if self.faults.password is not None:
-            given = request.headers.get("Authorization", "").removeprefix("Basic ")
-            with contextlib.suppress(ValueError):
-                if b64decode(given).decode() == self.faults.password:
-                    return web.json_response({"token": self._token, "expires_in": 300})
+    def _token(self, request: Request) -> _Answer:
+        token, password = self.behaviour.bearer or secrets.token_hex(16), self.behaviour.password
+        if password is not None and request.headers.get("authorization") != _basic(password):
             return _error(401, "UNAUTHORIZED", "authentication required", detail=None)
-        return web.json_response({"token": self._token, "expires_in": 300})
+        body = json.dumps({"token": token, "expires_in": 300}).encode()
+        return _Answer(200, body, {"Content-Type": "application/json"})
 
-    async def _get_faults(self, _: web.Request) -> web.Response:
-        return web.json_response(asdict(self.faults))
+    async def _get_behaviour(self, _: web.Request) -> web.Response:
+        return web.json_response(asdict(self.behaviour))
 
-    async def _set_faults(self, request: web.Request) -> web.Response:
+    async def _set_behaviour(self, request: web.Request) -> web.Response:
         try:
-            self.faults.update(await request.json())
+            self.behaviour.update(await request.json())
         except KeyError as error:
             return web.json_response({"error": f"unknown: {error.args[0]}"}, status=400)
-        return web.json_response(asdict(self.faults))
+        return await self._get_behaviour(request)
 
-    async def _get_count(self, _: web.Request) -> web.Response:
-        return web.json_response(dict(self.count))
+    async def _add_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.faults += [Fault(**fault) for fault in await request.json()]
+        except TypeError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response([asdict(fault) for fault in self.faults])
+
+    async def _get_requests(self, _: web.Request) -> web.Response:
+        return web.json_response([{"method": one.method, "path": one.path} for one in self.requests])
+
+
+def _basic(password: str) -> str:
+    return f"Basic {base64.b64encode(password.encode()).decode()}"
 
 
 def _described(digest: str) -> dict[str, str]:
     return {**_API, "Docker-Content-Digest": digest, "ETag": f'"{digest}"'}
 
 
-def _error(status: int, code: str, message: str, *, detail: str | None) -> web.Response:
+def _error(status: int, code: str, message: str, *, detail: str | None) -> _Answer:
     content = {"errors": [{"code": code, "message": message, "detail": detail}]}
     text = json.dumps(content, separators=(",", ":")) + "\n"
-    return web.Response(status=status, body=text.encode(), headers={**_API, "Content-Type": "application/json"})
+    return _Answer(status, text.encode(), {**_API, "Content-Type": "application/json"})
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _run(options: argparse.Namespace) -> None:
     registry = FakeRegistry(host=options.host, port=options.port)
     for name in options.model:
         registry.add(image(name), f"library/{name}")
@@ -292,7 +308,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="a free one if not given; the URL is printed")
     parser.add_argument("--model", action="append", default=[], help="a tiny model to publish; may be repeated")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(parser.parse_args()))
+        asyncio.run(_run(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import grpc.aio
 import pytest
 
+from testbed.fakes.agent_api import AgentApi, pod
+from testbed.fakes.kubelet import FakeKubelet
 from testbed.fakes.nvml import GIB, Driver, Process, eight, environment, write
 from testbed.ports import free_ports
-from tests.support.agent_api import AgentApi, pod
 
 UID = "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"
-POD_OF_GPU_2 = bytes([0x0A, 0x22, 0x0A, 0x06]) + b"chat-0" + bytes([0x12, 0x04]) + b"team" + bytes([0x1A, 0x12])
-LISTED = POD_OF_GPU_2 + bytes([0x12, 0x10, 0x0A, 0x02]) + b"gp" + bytes([0x12, 0x0A]) + b"GPU-fake-2"
 
 
 class Running:
@@ -55,17 +53,8 @@ class Running:
 
 @pytest.fixture
 async def kubelet(tmp_path: Path) -> AsyncIterator[Path]:
-    async def listed(_: bytes, __: Any) -> bytes:
-        return LISTED
-
-    handler = grpc.unary_unary_rpc_method_handler(listed)
-    server = grpc.aio.server()
-    service = grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler})
-    server.add_generic_rpc_handlers((service,))
-    server.add_insecure_port(f"unix:{tmp_path}/kubelet.sock")
-    await server.start()
-    yield tmp_path / "kubelet.sock"
-    await server.stop(None)
+    async with FakeKubelet(tmp_path / "kubelet.sock", {"team/chat-0": ["GPU-fake-2"]}) as kubelet:
+        yield kubelet.socket
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from ollama_fleet.store.install import install_manifests
 from ollama_fleet.store.manifest import Descriptor, parse_manifest
 from ollama_fleet.store.puller import ExitCode, run_puller
 from testbed.build import ensure
+from testbed.fakes.registry import FakeRegistry
 from testbed.ports import free_ports
-from tests.support.registry_stub import RegistryStub
 from tests.support.store_support import group, model, settings
 
 pytestmark = pytest.mark.e2e
@@ -97,10 +97,10 @@ def weights(directory: Path) -> bytes:
 
 async def pulled(ollama: Ollama, directory: Path, **kwargs: object) -> tuple[GroupModel, dict[str, str]]:
     """A model pulled as it is (``source``) and with Modelfile parts (``derived``)."""
-    async with RegistryStub().running() as stub:
-        digest = stub.add_model(weights(directory), params=SOURCE_PARAMETERS)
-        derived = model(stub, digest, name="derived", **kwargs)
-        config = group(model(stub, digest, name="source"), derived)
+    async with FakeRegistry() as registry:
+        digest = registry.add_model(weights(directory), params=SOURCE_PARAMETERS)
+        derived = model(registry, digest, name="derived", **kwargs)
+        config = group(model(registry, digest, name="source"), derived)
         assert await run_puller(config, settings(ollama.models)) is ExitCode.DONE
     return derived, install_manifests(config, ollama.models)
 

@@ -36,7 +36,7 @@ class RealRegistry:
     process: subprocess.Popen[bytes] | None = None
 
     @property
-    def host(self) -> str:
+    def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     @property
@@ -49,7 +49,7 @@ class RealRegistry:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(200):
             try:
-                httpx.get(f"https://{self.host}/v2/", verify=tls_context(self.ca))
+                httpx.get(f"https://{self.address}/v2/", verify=tls_context(self.ca))
             except httpx.TransportError:
                 time.sleep(0.05)
             else:
@@ -65,7 +65,7 @@ class RealRegistry:
         """Push a model of one layer; returns the digest of its manifest."""
         config = b'{"model_format":"gguf"}'
         with httpx.Client(
-            base_url=f"https://{self.host}/v2/library/tiny/",
+            base_url=f"https://{self.address}/v2/library/tiny/",
             verify=tls_context(self.ca),
             auth=(USER.username, USER.password),
             timeout=60,
@@ -128,14 +128,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]
 
 
 def client(registry: RealRegistry, *, password: bool = True, trusted: bool = True) -> RegistryClient:
-    entries = {registry.host: USER} if password else {}
+    entries = {registry.address: USER} if password else {}
     return RegistryClient(
         docker_config=lambda: DockerConfig(entries), tls=tls_context(registry.ca) if trusted else tls_context()
     )
 
 
 def reference(registry: RealRegistry, digest: str | None = None) -> ModelReference:
-    return replace(parse_reference(f"{registry.host}/library/tiny"), digest=digest)
+    return replace(parse_reference(f"{registry.address}/library/tiny"), digest=digest)
 
 
 async def test_tags_and_digests_resolve(registry: RealRegistry) -> None:
@@ -174,7 +174,11 @@ async def test_ranges_are_served_as_asked(registry: RealRegistry) -> None:
 def secrets(registry: RealRegistry, directory: Path) -> dict[str, Path]:
     """Mounted Secrets as a pod has them."""
     for name, file, body in (
-        ("regcred", ".dockerconfigjson", json.dumps({"auths": {registry.host: {"auth": USER.basic()[6:]}}}).encode()),
+        (
+            "regcred",
+            ".dockerconfigjson",
+            json.dumps({"auths": {registry.address: {"auth": USER.basic()[6:]}}}).encode(),
+        ),
         ("ca", "ca.crt", registry.ca),
     ):
         (directory / name).mkdir()

@@ -16,8 +16,9 @@ from ollama_fleet.store.errors import InvalidManifest
 from ollama_fleet.store.journal import Parts
 from ollama_fleet.store.manifest import digest_of, parse_manifest
 from ollama_fleet.store.puller import ExitCode, run_puller
+from testbed.fakes.registry import FakeRegistry, Request
+from testbed.fakes.registry_faults import Fault
 from tests.support import store_support
-from tests.support.registry_stub import Fault, RegistryStub, Request, digest
 
 SIZE = 20_000
 PART = 3_000
@@ -27,7 +28,7 @@ FAULTS = st.one_of(
     st.builds(Fault, status=st.sampled_from([400, 401, 403, 404, 416, 429, 500, 503])),
     st.builds(Fault, reset_after=st.integers(0, SIZE)),
     st.builds(Fault, stall_after=st.integers(0, SIZE)),
-    st.builds(Fault, shorten=st.integers(1, PART)),
+    st.builds(Fault, short=st.integers(1, PART)),
     st.just(Fault(corrupt=True)),
 )
 
@@ -47,19 +48,19 @@ async def scenario(
     models_dir: Path, faults: list[Fault], *, ranges: bool, mode: Literal["init", "job"], interrupt: int | None
 ) -> ExitCode | None:
     body = store_support.content(SIZE)
-    async with RegistryStub().running() as stub:
-        config = store_support.group(store_support.model(stub, stub.add_model(body), context_length=512))
-        stub.ranges = ranges
+    async with FakeRegistry() as registry:
+        config = store_support.group(store_support.model(registry, registry.add_model(body), context_length=512))
+        registry.behaviour.ranges = ranges
         queue = list(faults)
         reached = asyncio.Event()
 
         def next_fault(_request: Request) -> Fault:
             check(models_dir)
-            if len(stub.requests) == interrupt:
+            if len(registry.requests) == interrupt:
                 reached.set()
             return queue.pop(0) if queue else Fault()
 
-        stub.fault_for = next_fault
+        registry.fault_for = next_fault
         run = run_puller(config, store_support.settings(models_dir, mode, stall_seconds=0.05))
         pulling = asyncio.create_task(run)
         if interrupt is not None:
@@ -93,7 +94,7 @@ def test_any_faults_end_in_a_verified_store_or_a_typed_error(
             # Whatever was left behind, a good registry mends it.
             mended = asyncio.run(scenario(models_dir, [], ranges=ranges, mode="init", interrupt=None))
             assert (mended, check(models_dir)) == (ExitCode.DONE, 1)
-        weights = digest(store_support.content(SIZE)).replace(":", "-")
+        weights = digest_of(store_support.content(SIZE)).replace(":", "-")
         assert (models_dir / "blobs" / weights).exists()
         assert list((models_dir / "blobs" / ".incoming").iterdir()) == []
 

@@ -10,7 +10,7 @@ from ollama_fleet.store.backoff import Backoff
 from ollama_fleet.store.errors import StoreError
 from ollama_fleet.store.puller import Mode, Settings
 from ollama_fleet.store.registry import RegistryClient
-from tests.support.registry_stub import RegistryStub
+from testbed.fakes.registry import FakeRegistry
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -55,15 +55,15 @@ def client(stall_seconds: float = 5.0, **kwargs: object) -> RegistryClient:
     return RegistryClient(stall_seconds=stall_seconds, **kwargs)  # type: ignore[arg-type]
 
 
-def reference(stub: RegistryStub, name: str = "library/tiny:latest", digest: str | None = None) -> ModelReference:
+def reference(registry: FakeRegistry, name: str = "library/tiny:latest", digest: str | None = None) -> ModelReference:
     suffix = f"@{digest}" if digest else ""
-    return parse_reference(f"http://{stub.host}/{name}{suffix}")
+    return parse_reference(f"http://{registry.address}/{name}{suffix}")
 
 
-def model(stub: RegistryStub, manifest_digest: str, *, name: str = "tiny", **kwargs: object) -> GroupModel:
+def model(registry: FakeRegistry, manifest_digest: str, *, name: str = "tiny", **kwargs: object) -> GroupModel:
     values: dict[str, object] = {
         "name": name,
-        "registry": stub.host,
+        "registry": registry.address,
         "repository": "library/tiny",
         "manifest_digest": manifest_digest,
         "tag": "latest",

@@ -15,7 +15,7 @@ from ollama_fleet.agent.slices import Slices
 from ollama_fleet.agent.store import ReportStore
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
 from ollama_fleet.kube.backoff import Backoff
-from tests.support.agent_api import REPORTS, AgentApi, pod
+from testbed.fakes.agent_api import REPORTS, AgentApi, pod
 
 STATUS = NodeVRAMReportStatus(sequence=5)
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from testbed.fakes.registry import FakeRegistry
+from testbed.fakes.registry_faults import Fault
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -39,7 +40,7 @@ async def received(http: httpx.AsyncClient, path: str, timeout: float = 5) -> tu
 
 
 async def test_a_reset_after_some_bytes_and_then_no_more(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.update({"resets": 1, "reset_after": 100_000})
+    registry.faults = [Fault(reset_after=100_000)]
     count, error = await received(http, path(registry))
     assert count <= 100_000
     assert error is not None
@@ -47,58 +48,58 @@ async def test_a_reset_after_some_bytes_and_then_no_more(registry: FakeRegistry,
 
 
 async def test_a_stall(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.update({"stalls": 1, "stall_after": 70_000})
+    registry.faults = [Fault(stall_after=70_000)]
     assert await received(http, path(registry), timeout=0.3) == (70_000, httpx.ReadTimeout)
 
 
 async def test_a_short_body(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.short = 1
-    assert await received(http, path(registry)) == (len(CONTENT) // 2, httpx.RemoteProtocolError)
+    registry.faults = [Fault(short=10)]
+    assert await received(http, path(registry)) == (len(CONTENT) - 10, httpx.RemoteProtocolError)
 
 
 async def test_wrong_bytes(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.corrupt = 1
+    registry.faults = [Fault(corrupt=True)]
     wrong = (await http.get(path(registry))).content
     assert wrong != CONTENT
     assert wrong[1:] == CONTENT[1:]
     assert (await http.get(path(registry))).content == CONTENT
 
 
-@pytest.mark.parametrize(
-    ("faults", "status", "header"),
-    [
-        ({"too_many": 2, "retry_after": 7}, 429, ("Retry-After", "7")),
-        ({"errors": 2, "error_status": 502}, 502, None),
-    ],
-)
-async def test_refusals_that_end(
-    registry: FakeRegistry,
-    http: httpx.AsyncClient,
-    faults: dict[str, int],
-    status: int,
-    header: tuple[str, str] | None,
-) -> None:
-    registry.faults.update(faults)
+async def test_refusals_that_end(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
+    registry.faults = [Fault(status=429, headers={"Retry-After": "7"}), Fault(status=502)]
     answers = [await http.get(path(registry)) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [status, status, 200]
-    assert header is None or answers[0].headers[header[0]] == header[1]
-    assert registry.count[f"GET {path(registry)}"] == 3
+    assert [answer.status_code for answer in answers] == [429, 502, 200]
+    assert answers[0].headers["Retry-After"] == "7"
+    assert [request.path for request in registry.requests] == [path(registry)] * 3
+
+
+async def test_faults_of_chosen_requests(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
+    registry.fault_for = lambda request: Fault(status=503) if request.method == "HEAD" else None
+    assert (await http.head(path(registry))).status_code == 503
+    assert (await http.get(path(registry))).status_code == 200
+
+
+async def test_manifests_without_digests(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
+    digest = registry.add_model(b"weights", repository="library/x")
+    registry.behaviour.by_digest = False
+    assert (await http.get(f"/v2/library/x/manifests/{digest}")).status_code == 500
+    assert (await http.get("/v2/library/x/manifests/latest")).status_code == 200
 
 
 async def test_ranges_are_ignored(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.ignore_range = True
+    registry.behaviour.ranges = False
     answer = await http.get(path(registry), headers={"Range": "bytes=5-9"})
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
 async def test_a_redirect(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.redirect_to = "http://127.0.0.1:1"
+    registry.behaviour.redirect_to = "http://127.0.0.1:1"
     answer = await http.get(path(registry))
     assert (answer.status_code, answer.headers["Location"]) == (307, f"http://127.0.0.1:1{path(registry)}")
 
 
 async def test_a_token_is_asked_for(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    registry.faults.update({"bearer": True, "password": "robot:secret"})
+    registry.behaviour.update({"bearer": "t0ken", "password": "robot:secret"})
     challenged = await http.get(path(registry))
     assert challenged.status_code == 401
     assert challenged.headers["WWW-Authenticate"] == (
@@ -110,8 +111,19 @@ async def test_a_token_is_asked_for(registry: FakeRegistry, http: httpx.AsyncCli
     assert answer.content == CONTENT
 
 
+async def test_a_password_is_asked_for(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
+    registry.behaviour.password = "robot:secret"
+    challenged = await http.get(path(registry))
+    assert (challenged.status_code, challenged.headers["WWW-Authenticate"]) == (401, 'Basic realm="fake"')
+    assert (await http.get(path(registry), auth=("robot", "secret"))).content == CONTENT
+
+
 async def test_control_over_http(registry: FakeRegistry, http: httpx.AsyncClient) -> None:
-    assert (await http.post("/_fake/faults", json={"missing": True})).json()["missing"] is True
+    assert (await http.post("/_fake/behaviour", json={"missing": True})).json()["missing"] is True
     assert (await http.get(path(registry))).status_code == 404
-    assert (await http.get("/_fake/count")).json() == {f"GET {path(registry)}": 1}
-    assert (await http.post("/_fake/faults", json={"mising": True})).status_code == 400
+    await http.post("/_fake/behaviour", json={"missing": False})
+    assert len((await http.post("/_fake/faults", json=[{"status": 503}, {"corrupt": True}])).json()) == 2
+    assert [(await http.get(path(registry))).status_code for _ in range(2)] == [503, 200]
+    assert (await http.get("/_fake/requests")).json() == [{"method": "GET", "path": path(registry)}] * 3
+    assert (await http.post("/_fake/behaviour", json={"mising": True})).status_code == 400
+    assert (await http.post("/_fake/faults", json=[{"statuss": 503}])).status_code == 400

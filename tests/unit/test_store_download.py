@@ -21,7 +21,8 @@ from ollama_fleet.store.journal import Parts
 from ollama_fleet.store.layout import BlobDirectory
 from ollama_fleet.store.manifest import Descriptor
 from ollama_fleet.store.partial import paths, try_lock
-from tests.support.registry_stub import Fault, RegistryStub
+from testbed.fakes.registry import FakeRegistry
+from testbed.fakes.registry_faults import Fault
 from tests.support.store_support import FakeClock, Watcher, client, content, reference
 
 MIB = 1024 * 1024
@@ -30,7 +31,7 @@ PART = 8 * MIB
 
 @dataclass
 class Bench:
-    stub: RegistryStub
+    registry: FakeRegistry
     downloader: Downloader
     source: Source
     clock: FakeClock
@@ -41,7 +42,7 @@ class Bench:
         return self.downloader.directory
 
     def blob(self, body: bytes) -> Descriptor:
-        return Descriptor("x", self.stub.add_blob(body), len(body))
+        return Descriptor("x", self.registry.add_blob(body), len(body))
 
     async def fetch(self, blob: Descriptor) -> bytes:
         await self.downloader.fetch(self.source, blob, self.watcher)
@@ -56,59 +57,59 @@ async def bench(tmp_path: Path, *, stall_seconds: float = 5.0) -> AsyncIterator[
     directory = BlobDirectory(tmp_path / "blobs")
     directory.prepare()
     clock = FakeClock()
-    async with RegistryStub().running() as stub, client(stall_seconds) as http:
+    async with FakeRegistry() as registry, client(stall_seconds) as http:
         downloader = Downloader(directory, Budget(4), connections=4, clock=clock, backoff=Backoff(0.01, 0.02))
-        yield Bench(stub, downloader, Source(http, reference(stub)), clock, Watcher())
+        yield Bench(registry, downloader, Source(http, reference(registry)), clock, Watcher())
 
 
 async def test_a_small_blob_takes_one_request_and_no_range(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(1000)
         assert await b.fetch(b.blob(body)) == body
-        assert [request.range for request in b.stub.requests] == [None]
+        assert [request.range for request in b.registry.requests] == [None]
         assert b.leftovers() == []
 
 
 async def test_an_empty_blob_needs_no_request(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         assert await b.fetch(b.blob(b"")) == b""
-        assert b.stub.requests == []
+        assert b.registry.requests == []
 
 
 async def test_a_large_blob_takes_one_request_per_part(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(3 * PART + 5)
         assert await b.fetch(b.blob(body)) == body
-        ranges = sorted(request.range or (-1, -1) for request in b.stub.requests)
+        ranges = sorted(request.range or (-1, -1) for request in b.registry.requests)
         assert ranges == [(0, PART), (PART, 2 * PART), (2 * PART, 3 * PART), (3 * PART, 3 * PART + 5)]
-        assert b.stub.body_bytes == len(body)
+        assert b.registry.body_bytes == len(body)
 
 
 async def test_a_reset_goes_on_where_it_broke(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(PART)
-        b.stub.faults = [Fault(reset_after=5 * MIB), Fault(reset_after=MIB)]
+        b.registry.faults = [Fault(reset_after=5 * MIB), Fault(reset_after=MIB)]
         assert await b.fetch(b.blob(body)) == body
-        assert len(b.stub.requests) == 3
+        assert len(b.registry.requests) == 3
         assert len(b.watcher.errors) == 2
         # What a reset throws away on the way is in buffers of the two machines, not ours to keep.
-        assert b.stub.body_bytes <= len(body) + 2 * MIB
-        assert b.stub.requests[2].range is not None
-        assert b.stub.requests[2].range[0] > MIB
+        assert b.registry.body_bytes <= len(body) + 2 * MIB
+        assert b.registry.requests[2].range is not None
+        assert b.registry.requests[2].range[0] > MIB
 
 
 async def test_a_stall_is_cut_and_goes_on(tmp_path: Path) -> None:
     async with bench(tmp_path, stall_seconds=0.2) as b:
         body = content(2 * MIB)
-        b.stub.faults = [Fault(stall_after=MIB)]
+        b.registry.faults = [Fault(stall_after=MIB)]
         assert await b.fetch(b.blob(body)) == body
-        assert [request.range for request in b.stub.requests] == [None, (MIB, 2 * MIB)]
+        assert [request.range for request in b.registry.requests] == [None, (MIB, 2 * MIB)]
 
 
 async def test_a_body_that_ends_early_is_an_error_not_a_blob(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(MIB)
-        b.stub.faults = [Fault(shorten=10)]
+        b.registry.faults = [Fault(short=10)]
         assert await b.fetch(b.blob(body)) == body
         assert len(b.watcher.errors) == 1
 
@@ -116,17 +117,17 @@ async def test_a_body_that_ends_early_is_an_error_not_a_blob(tmp_path: Path) -> 
 async def test_too_many_requests_waits_as_long_as_the_registry_asks(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(10)
-        b.stub.faults = [Fault(status=429, headers={"Retry-After": "17"})]
+        b.registry.faults = [Fault(status=429, headers={"Retry-After": "17"})]
         assert await b.fetch(b.blob(body)) == body
         assert b.clock.slept == [17.0]
         assert isinstance(b.watcher.errors[0], RateLimited)
-        assert len(b.stub.requests) == 2
+        assert len(b.registry.requests) == 2
 
 
 async def test_server_errors_back_off_until_they_pass(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(10)
-        b.stub.faults = [Fault(status=503)] * 20
+        b.registry.faults = [Fault(status=503)] * 20
         assert await b.fetch(b.blob(body)) == body
         assert len(b.clock.slept) == 20
         assert all(0.005 <= wait <= 0.02 for wait in b.clock.slept)
@@ -134,28 +135,28 @@ async def test_server_errors_back_off_until_they_pass(tmp_path: Path) -> None:
 
 async def test_a_registry_without_ranges_is_read_once_from_the_start(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
-        b.stub.ranges = False
+        b.registry.behaviour.ranges = False
         body = content(6 * PART)
         assert await b.fetch(b.blob(body)) == body
-        assert len(b.stub.requests) <= 5  # four first attempts, one stream
-        assert b.stub.requests[-1].range is None
+        assert len(b.registry.requests) <= 5  # four first attempts, one stream
+        assert b.registry.requests[-1].range is None
 
 
 async def test_a_stream_without_ranges_survives_resets(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
-        b.stub.ranges = False
+        b.registry.behaviour.ranges = False
         body = content(2 * PART)
-        b.stub.faults = [Fault(), Fault(), Fault(reset_after=12 * MIB)]
+        b.registry.faults = [Fault(), Fault(), Fault(reset_after=12 * MIB)]
         assert await b.fetch(b.blob(body)) == body
 
 
 async def test_wrong_bytes_are_removed_and_fetched_again(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(MIB)
-        b.stub.faults = [Fault(corrupt=True)]
+        b.registry.faults = [Fault(corrupt=True)]
         blob = b.blob(body)
         assert await b.fetch(blob) == body
-        assert len(b.stub.requests) == 2
+        assert len(b.registry.requests) == 2
         assert [type(error) for error in b.watcher.errors] == [DigestMismatch]
         assert b.leftovers() == []
 
@@ -163,7 +164,7 @@ async def test_wrong_bytes_are_removed_and_fetched_again(tmp_path: Path) -> None
 async def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         blob = b.blob(content(MIB))
-        b.stub.faults = [Fault(corrupt=True)] * 3
+        b.registry.faults = [Fault(corrupt=True)] * 3
         with pytest.raises(DigestMismatch, match=blob.digest):
             await b.fetch(blob)
         assert not b.directory.blob_path(blob.digest).exists()
@@ -173,16 +174,16 @@ async def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(tmp_path: Pa
 @pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, Unauthorized)])
 async def test_refusals_are_not_repeated(tmp_path: Path, status: int, error: type[Exception]) -> None:
     async with bench(tmp_path) as b:
-        b.stub.faults = [Fault(status=status)]
+        b.registry.faults = [Fault(status=status)]
         with pytest.raises(error):
             await b.fetch(b.blob(content(10)))
-        assert len(b.stub.requests) == 1
+        assert len(b.registry.requests) == 1
 
 
 async def test_a_refusal_behind_a_redirect_is_repeated(tmp_path: Path) -> None:
-    async with bench(tmp_path) as b, RegistryStub().running() as storage:
+    async with bench(tmp_path) as b, FakeRegistry() as storage:
         body = content(10)
-        b.stub.redirect_blobs_to = storage.host
+        b.registry.behaviour.redirect_to = storage.url
         storage.add_blob(body)
         storage.faults = [Fault(status=403)]
         assert await b.fetch(b.blob(body)) == body
@@ -197,16 +198,16 @@ async def test_a_full_disk_is_noticed_before_anything_is_fetched(
         with pytest.raises(DiskFull) as caught:
             await b.fetch(b.blob(content(1000)))
         assert (caught.value.needed, caught.value.free) == (1000, 999)
-        assert b.stub.requests == []
+        assert b.registry.requests == []
 
 
 async def test_downloads_do_not_count_on_the_same_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench(tmp_path, stall_seconds=0.5) as b:
         monkeypatch.setattr("ollama_fleet.store.partial.free_bytes", lambda _path: 1000)
         first, second = b.blob(content(600, 1)), b.blob(content(500, 2))
-        b.stub.faults = [Fault(stall_after=100)]
+        b.registry.faults = [Fault(stall_after=100)]
         running = asyncio.create_task(b.fetch(first))
-        while not b.stub.requests:
+        while not b.registry.requests:
             await asyncio.sleep(0.001)
         with pytest.raises(DiskFull) as caught:
             await b.fetch(second)
@@ -227,7 +228,7 @@ async def test_a_disk_that_fills_up_on_the_way_is_said(
         monkeypatch.setattr("ollama_fleet.store.partial.write_all", full)
         with pytest.raises(DiskFull):
             await b.fetch(b.blob(content(1000)))
-        assert len(b.stub.requests) == 1
+        assert len(b.registry.requests) == 1
 
 
 async def test_a_foreign_file_of_the_right_content_is_hashed_once(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ async def test_a_foreign_file_of_the_right_content_is_hashed_once(tmp_path: Path
         assert await b.fetch(blob) == body
         again = BlobDirectory(b.directory.path)
         assert again.has(blob)
-        assert b.stub.requests == []
+        assert b.registry.requests == []
         assert b.watcher.verifications == 1
 
 
@@ -249,7 +250,7 @@ async def test_a_foreign_file_of_wrong_content_is_replaced(tmp_path: Path) -> No
         blob = b.blob(body)
         b.directory.blob_path(blob.digest).write_bytes(bytes(MIB))
         assert await b.fetch(blob) == body
-        assert len(b.stub.requests) == 1
+        assert len(b.registry.requests) == 1
 
 
 async def test_a_changed_file_loses_its_mark(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ async def test_a_journal_of_an_earlier_process_spares_its_bytes(tmp_path: Path) 
             parts.add(0, PART + MIB)
             partial.checkpoint(parts)
         assert await b.fetch(blob) == body
-        assert sorted(request.range or (-1, -1) for request in b.stub.requests) == [
+        assert sorted(request.range or (-1, -1) for request in b.registry.requests) == [
             (PART + MIB, 2 * PART),
             (2 * PART, 3 * PART),
         ]
@@ -310,7 +311,7 @@ async def test_a_journal_of_another_file_counts_for_nothing(tmp_path: Path) -> N
         journal.save(path, full, inode=file.stat().st_ino + 1)
         assert await b.fetch(blob) == body
         assert b.watcher.errors == []
-        assert len(b.stub.requests) == 2
+        assert len(b.registry.requests) == 2
 
 
 def test_a_lock_on_a_file_that_was_renamed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +356,7 @@ async def test_a_second_puller_waits_for_the_first_and_fetches_nothing(tmp_path:
 
             b.clock.sleep = finish  # type: ignore[method-assign]
             assert await b.fetch(blob) == body
-        assert b.stub.requests == []
+        assert b.registry.requests == []
         assert b.leftovers() == []
 
 
@@ -385,8 +386,8 @@ async def test_important_waiters_get_connections_first(tmp_path: Path) -> None:
                 source = Source(b.source.client, b.source.reference, rank)
                 group.create_task(downloader.fetch(source, blob, b.watcher))
             await asyncio.sleep(0.05)
-            assert b.stub.requests == []
-        served = [request.path.rsplit("/", 1)[1] for request in b.stub.requests]
+            assert b.registry.requests == []
+        served = [request.path.rsplit("/", 1)[1] for request in b.registry.requests]
         assert served == [blobs[rank].digest for rank in (1, 2, 3)]
 
 

@@ -16,7 +16,8 @@ from ollama_fleet.store.manifest import LAYER_ADAPTER, digest_of, parse_manifest
 from ollama_fleet.store.progress import Tracker
 from ollama_fleet.store.progress_server import serve_progress
 from ollama_fleet.store.puller import ExitCode, run_puller
-from tests.support.registry_stub import Fault, RegistryStub, digest
+from testbed.fakes.registry import FakeRegistry
+from testbed.fakes.registry_faults import Fault
 from tests.support.store_support import content, group, model, settings
 
 
@@ -37,11 +38,11 @@ def names(models_dir: Path) -> dict[str, str]:
 
 
 async def test_init_brings_models_and_their_manifests(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        manifest = stub.add_model(b"weights", params={"temperature": 0.5})
-        config = group(model(stub, manifest, name="chat", context_length=2048))
+    async with FakeRegistry() as registry:
+        manifest = registry.add_model(b"weights", params={"temperature": 0.5})
+        config = group(model(registry, manifest, name="chat", context_length=2048))
         assert await pull(config, tmp_path) is ExitCode.DONE
-        assert stub.count() == {"manifests": 1, "blobs": 3}
+        assert registry.count() == {"manifests": 1, "blobs": 3}
     assert list(names(tmp_path)) == ["chat:latest"]
     raw = (tmp_path / "manifests/registry.ollama.ai/library/chat/latest").read_bytes()
     params = parse_manifest(raw).layers[-1]
@@ -51,32 +52,34 @@ async def test_init_brings_models_and_their_manifests(tmp_path: Path) -> None:
 
 
 async def test_a_restart_asks_no_registry(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         await pull(config, tmp_path)
-        stub.requests.clear()
+        registry.requests.clear()
         assert await pull(config, tmp_path) is ExitCode.DONE
-        assert stub.requests == []
+        assert registry.requests == []
 
 
 async def test_models_that_share_weights_fetch_them_once(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        manifest = stub.add_model(content(100_000))
-        config = group(model(stub, manifest, name="long", context_length=8192), model(stub, manifest, name="short"))
+    async with FakeRegistry() as registry:
+        manifest = registry.add_model(content(100_000))
+        config = group(
+            model(registry, manifest, name="long", context_length=8192), model(registry, manifest, name="short")
+        )
         await pull(config, tmp_path)
-        assert stub.count()["blobs"] == 2  # config and weights
+        assert registry.count()["blobs"] == 2  # config and weights
     assert sorted(names(tmp_path)) == ["long:latest", "short:latest"]
 
 
 async def test_pinned_models_come_before_on_demand_ones_and_by_priority(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
+    async with FakeRegistry() as registry:
         bodies = {name: content(1000, seed) for seed, name in enumerate(("spare", "low", "high"))}
         models = []
         for name, body in bodies.items():
-            manifest = stub.add_model(body, repository=f"library/{name}")
+            manifest = registry.add_model(body, repository=f"library/{name}")
             models.append(
                 model(
-                    *(stub, manifest),
+                    *(registry, manifest),
                     name=name,
                     repository=f"library/{name}",
                     residency="OnDemand" if name == "spare" else "Pinned",
@@ -84,30 +87,33 @@ async def test_pinned_models_come_before_on_demand_ones_and_by_priority(tmp_path
                 )
             )
         await pull(group(*models), tmp_path, connections=1)
-        order = [request.path.rsplit("/", 1)[1] for request in stub.requests if "/blobs/" in request.path]
-        weights = [name for blob in order for name, body in bodies.items() if digest(body) == blob]
+        order = [request.path.rsplit("/", 1)[1] for request in registry.requests if "/blobs/" in request.path]
+        weights = [name for blob in order for name, body in bodies.items() if digest_of(body) == blob]
         assert weights.index("high") < weights.index("low") < weights.index("spare")
 
 
 async def test_an_adapter_is_pulled_and_becomes_a_layer(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        manifest = stub.add_model(b"weights")
-        lora = {"mediaType": LAYER_ADAPTER, "digest": stub.add_blob(b"lora"), "size": 4}
+    async with FakeRegistry() as registry:
+        manifest = registry.add_model(b"weights")
+        lora = {"mediaType": LAYER_ADAPTER, "digest": registry.add_blob(b"lora"), "size": 4}
         raw = json.dumps({"schemaVersion": 2, "config": lora, "layers": [lora]}).encode()
-        stub.add_manifest(raw, repository="library/lora", tag="latest")
-        adapter = f"{stub.host}/library/lora@{digest(raw)}"
-        assert await pull(group(model(stub, manifest, modelfile=Modelfile(adapter=adapter))), tmp_path) is ExitCode.DONE
+        registry.add_manifest(raw, repository="library/lora", tag="latest")
+        adapter = f"{registry.address}/library/lora@{digest_of(raw)}"
+        assert (
+            await pull(group(model(registry, manifest, modelfile=Modelfile(adapter=adapter))), tmp_path)
+            is ExitCode.DONE
+        )
     written = parse_manifest((tmp_path / "manifests/registry.ollama.ai/library/tiny/latest").read_bytes())
-    assert [layer.digest for layer in written.of_type(LAYER_ADAPTER)] == [digest(b"lora")]
+    assert [layer.digest for layer in written.of_type(LAYER_ADAPTER)] == [digest_of(b"lora")]
 
 
 async def test_init_outlives_a_registry_that_is_away_and_says_so(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         failures = iter(range(25))
-        stub.fault_for = lambda _request: Fault(status=404) if next(failures, None) is not None else None
+        registry.fault_for = lambda _request: Fault(status=404) if next(failures, None) is not None else None
         assert await pull(config, tmp_path) is ExitCode.DONE
-        assert len(stub.requests) > 25
+        assert len(registry.requests) > 25
 
 
 @pytest.mark.parametrize(
@@ -121,19 +127,21 @@ async def test_init_outlives_a_registry_that_is_away_and_says_so(tmp_path: Path)
 async def test_a_job_ends_with_the_code_of_what_only_somebody_can_change(
     tmp_path: Path, fault: Fault, code: ExitCode
 ) -> None:
-    async with RegistryStub().running() as stub:
-        good = model(stub, stub.add_model(b"good", repository="library/good"), name="good", repository="library/good")
-        bad = model(stub, stub.add_model(b"bad"), name="bad")
-        stub.fault_for = lambda request: fault if "/tiny/" in request.path else None
+    async with FakeRegistry() as registry:
+        good = model(
+            registry, registry.add_model(b"good", repository="library/good"), name="good", repository="library/good"
+        )
+        bad = model(registry, registry.add_model(b"bad"), name="bad")
+        registry.fault_for = lambda request: fault if "/tiny/" in request.path else None
         assert await pull(group(bad, good), tmp_path, "job") is code
-    assert (tmp_path / "blobs" / digest(b"good").replace(":", "-")).exists(), "the other model comes all the same"
+    assert (tmp_path / "blobs" / digest_of(b"good").replace(":", "-")).exists(), "the other model comes all the same"
     assert not (tmp_path / "manifests").exists()
 
 
 async def test_a_job_outlives_what_passes(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
-        stub.faults = [Fault(status=503), Fault(status=429)]
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
+        registry.faults = [Fault(status=503), Fault(status=429)]
         assert await pull(config, tmp_path, "job") is ExitCode.DONE
 
 
@@ -149,47 +157,47 @@ async def test_a_job_outlives_what_passes(tmp_path: Path) -> None:
     ],
 )
 async def test_a_job_refuses_what_cannot_work(tmp_path: Path, change: dict[str, object], code: ExitCode) -> None:
-    async with RegistryStub().running() as stub:
-        stub.basic = "Basic eDp5"
-        manifest = stub.add_model(b"weights")
+    async with FakeRegistry() as registry:
+        registry.behaviour.password = "x:y"
+        manifest = registry.add_model(b"weights")
         if "pull_secret" not in change:
-            stub.basic = None
-        assert await pull(group(model(stub, manifest, **change)), tmp_path, "job", ca_secrets=tmp_path) is code
+            registry.behaviour.password = None
+        assert await pull(group(model(registry, manifest, **change)), tmp_path, "job", ca_secrets=tmp_path) is code
 
 
 async def test_a_job_on_a_full_disk_may_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ollama_fleet.store.partial.free_bytes", lambda _path: 3)
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         assert await pull(config, tmp_path, "job") is ExitCode.RETRY
 
 
 async def test_a_pull_secret_and_its_directory_are_used(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        stub.basic = "Basic cm9ib3Q6cGFzcw=="
+    async with FakeRegistry() as registry:
+        registry.behaviour.password = "robot:pass"
         secret = tmp_path / "secrets" / "regcred"
         secret.mkdir(parents=True)
-        auths = {"auths": {stub.host: {"username": "robot", "password": "pass"}}}
+        auths = {"auths": {registry.address: {"username": "robot", "password": "pass"}}}
         (secret / ".dockerconfigjson").write_text(json.dumps(auths))
-        config = group(model(stub, stub.add_model(b"weights"), pull_secret="regcred"))
+        config = group(model(registry, registry.add_model(b"weights"), pull_secret="regcred"))
         assert await pull(config, tmp_path, "job", pull_secrets=tmp_path / "secrets") is ExitCode.DONE
 
 
 async def test_a_cache_filled_by_a_job_needs_no_registry_afterwards(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights"), context_length=512))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights"), context_length=512))
         await pull(config, tmp_path, "job")
-        stub.requests.clear()
+        registry.requests.clear()
         assert install_manifests(config, tmp_path).keys() == {"tiny"}
         assert await pull(config, tmp_path, "verify") is ExitCode.DONE
-        assert stub.requests == []
+        assert registry.requests == []
     assert list(names(tmp_path)) == ["tiny:latest"]
 
 
 async def test_verify_waits_for_the_job_and_hashes_what_it_does_not_know(tmp_path: Path) -> None:
     source, cache = tmp_path / "source", tmp_path / "cache"
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         await pull(config, source, "job")
     waiting = asyncio.create_task(pull(config, cache, "verify"))
     for file in sorted((source / "blobs").glob("sha256-*")):  # an rsync from elsewhere: no marks
@@ -202,8 +210,8 @@ async def test_verify_waits_for_the_job_and_hashes_what_it_does_not_know(tmp_pat
 
 
 async def test_verify_needs_no_right_to_write_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         await pull(config, tmp_path, "job")
 
     def refuse(*_args: object, **_kwargs: object) -> None:
@@ -217,10 +225,10 @@ async def test_verify_needs_no_right_to_write_into_the_cache(tmp_path: Path, mon
 
 
 async def test_verify_does_not_take_a_rotten_blob(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        config = group(model(stub, stub.add_model(b"weights")))
+    async with FakeRegistry() as registry:
+        config = group(model(registry, registry.add_model(b"weights")))
         await pull(config, tmp_path, "job")
-    path = tmp_path / "blobs" / digest(b"weights").replace(":", "-")
+    path = tmp_path / "blobs" / digest_of(b"weights").replace(":", "-")
     path.chmod(0o644)
     path.write_bytes(b"weIghts")
     waiting = asyncio.create_task(pull(config, tmp_path, "verify"))
@@ -228,13 +236,13 @@ async def test_verify_does_not_take_a_rotten_blob(tmp_path: Path) -> None:
     assert not waiting.done()
     waiting.cancel()
     assert names(tmp_path) == {}
-    assert missing_blobs(config, tmp_path) == {"tiny": (digest(b"weights"),)}
+    assert missing_blobs(config, tmp_path) == {"tiny": (digest_of(b"weights"),)}
 
 
 async def test_the_sidecars_view_follows_the_configuration(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        one = model(stub, stub.add_model(b"one", tag="1"), name="one")
-        two = model(stub, stub.add_model(b"two", tag="2"), name="two")
+    async with FakeRegistry() as registry:
+        one = model(registry, registry.add_model(b"one", tag="1"), name="one")
+        two = model(registry, registry.add_model(b"two", tag="2"), name="two")
         await pull(group(one), tmp_path)
         assert missing_blobs(group(one, two), tmp_path) == {"two": (two.manifest_digest,)}
         assert install_manifests(group(one, two), tmp_path).keys() == {"one"}
@@ -248,8 +256,8 @@ async def test_the_sidecars_view_follows_the_configuration(tmp_path: Path) -> No
 
 
 async def test_a_model_that_cannot_be_installed_leaves_the_others_alone(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        one = model(stub, stub.add_model(b"one"), name="one")
+    async with FakeRegistry() as registry:
+        one = model(registry, registry.add_model(b"one"), name="one")
         await pull(group(one), tmp_path)
     broken = one.model_copy(update={"name": "broken", "modelfile": Modelfile(parameters={"x": 1})})
     nameless = one.model_copy(update={"name": "a.b/c"})
@@ -257,15 +265,15 @@ async def test_a_model_that_cannot_be_installed_leaves_the_others_alone(tmp_path
 
 
 async def test_a_modelfile_that_cannot_work_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
-        broken = model(stub, stub.add_model(b"one"), modelfile=Modelfile(parameters={"x": 1}))
+    async with FakeRegistry() as registry:
+        broken = model(registry, registry.add_model(b"one"), modelfile=Modelfile(parameters={"x": 1}))
         assert await pull(group(broken), tmp_path, "job") is ExitCode.INVALID
-        assert stub.requests == []
+        assert registry.requests == []
 
 
 async def test_a_read_only_cache_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with RegistryStub().running() as stub:
-        one = model(stub, stub.add_model(b"one"))
+    async with FakeRegistry() as registry:
+        one = model(registry, registry.add_model(b"one"))
         await pull(group(one), tmp_path, "job")
 
     def refuse(*_args: object, **_kwargs: object) -> None:
@@ -289,10 +297,10 @@ async def ask(port: int, request: bytes) -> bytes:
 
 
 async def test_progress_is_served_while_a_model_comes(tmp_path: Path) -> None:
-    async with RegistryStub().running() as stub:
+    async with FakeRegistry() as registry:
         body = content(2 * 1024 * 1024)
-        config = group(model(stub, stub.add_model(body), size=12345))
-        stub.faults = [Fault(), Fault(stall_after=1024 * 1024)]
+        config = group(model(registry, registry.add_model(body), size=12345))
+        registry.faults = [Fault(), Fault(stall_after=1024 * 1024)]
         ports: list[int] = []
         running = asyncio.create_task(run_puller(config, settings(tmp_path), listening=ports.append))
         seen = PullProgress()
@@ -303,17 +311,17 @@ async def test_progress_is_served_while_a_model_comes(tmp_path: Path) -> None:
             if seen.models[0].completed_bytes >= 1024 * 1024:
                 break
         assert seen.models[0].phase == "Pulling"
-        assert seen.models[0].total_bytes == sum(map(len, stub.blobs.values()))
+        assert seen.models[0].total_bytes == sum(map(len, registry.blobs.values()))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        stub.requests.clear()
+        registry.requests.clear()
         assert await pull(config, tmp_path) is ExitCode.DONE
-        assert [request.range for request in stub.requests] == [(1024 * 1024, len(body))]
+        assert [request.range for request in registry.requests] == [(1024 * 1024, len(body))]
 
 
 async def test_progress_names_the_reason_of_a_failure(tmp_path: Path) -> None:
-    config = group(model(RegistryStub(), "sha256:" + "0" * 64))
+    config = group(model(FakeRegistry(), "sha256:" + "0" * 64))
     tracker = Tracker(config)
     tracker.models["tiny"].retrying(RateLimited("too many", 3.0))
     (progress,) = tracker.snapshot().models

@@ -22,56 +22,58 @@ from ollama_fleet.store.errors import (
 from ollama_fleet.store.manifest import Descriptor
 from ollama_fleet.store.registry import RegistryClient
 from ollama_fleet.store.transport import retry_after
-from tests.support.registry_stub import Fault, RegistryStub, digest
+from testbed.fakes.registry import FakeRegistry
+from testbed.fakes.registry_faults import Fault
+from testbed.models.push import digest_of
 from tests.support.store_support import client, reference
 
-USER = Credentials("robot", "s3cret")
+USER, PASSWORD = Credentials("robot", "s3cret"), "robot:s3cret"
 
 
-def config_for(stub: RegistryStub) -> DockerConfig:
-    return DockerConfig({stub.host: USER})
+def config_for(registry: FakeRegistry) -> DockerConfig:
+    return DockerConfig({registry.address: USER})
 
 
 async def test_a_tag_is_resolved_and_its_size_summed() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        wanted = stub.add_model(b"weights")
-        found = await http.resolve(reference(stub))
+    async with FakeRegistry() as registry, client() as http:
+        wanted = registry.add_model(b"weights")
+        found = await http.resolve(reference(registry))
         assert found.digest == wanted
-        assert found.size == sum(map(len, stub.blobs.values()))
-        assert stub.count() == {"manifests": 1}
+        assert found.size == sum(map(len, registry.blobs.values()))
+        assert registry.count() == {"manifests": 1}
 
 
 async def test_a_digest_is_asked_for_by_itself() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        wanted = stub.add_model(b"weights")
-        stub.add_model(b"newer weights")  # the tag moved on
-        assert (await http.resolve(reference(stub, digest=wanted))).digest == wanted
-        assert stub.count() == {"manifests": 1}
+    async with FakeRegistry() as registry, client() as http:
+        wanted = registry.add_model(b"weights")
+        registry.add_model(b"newer weights")  # the tag moved on
+        assert (await http.resolve(reference(registry, digest=wanted))).digest == wanted
+        assert registry.count() == {"manifests": 1}
 
 
 async def test_a_registry_that_knows_no_digests_is_asked_for_the_tag() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        wanted = stub.add_model(b"weights")
-        stub.by_digest = False
-        assert (await http.resolve(reference(stub, digest=wanted))).digest == wanted
-        assert stub.count() == {"manifests": 2}
+    async with FakeRegistry() as registry, client() as http:
+        wanted = registry.add_model(b"weights")
+        registry.behaviour.by_digest = False
+        assert (await http.resolve(reference(registry, digest=wanted))).digest == wanted
+        assert registry.count() == {"manifests": 2}
 
 
 async def test_a_tag_that_moved_does_not_pass_for_the_pinned_digest() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        now = stub.add_model(b"weights")
+    async with FakeRegistry() as registry, client() as http:
+        now = registry.add_model(b"weights")
         with pytest.raises(DigestMismatch, match=now):
-            await http.resolve(reference(stub, digest="sha256:" + "0" * 64))
+            await http.resolve(reference(registry, digest="sha256:" + "0" * 64))
 
 
 async def test_a_body_that_is_not_what_the_digest_names_is_refused() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        wanted = stub.add_model(b"weights")
-        stub.fault_for = lambda _request: Fault(corrupt=True)
+    async with FakeRegistry() as registry, client() as http:
+        wanted = registry.add_model(b"weights")
+        registry.fault_for = lambda _request: Fault(corrupt=True)
         with pytest.raises(DigestMismatch):
-            await http.resolve(reference(stub, digest=wanted))
+            await http.resolve(reference(registry, digest=wanted))
         with pytest.raises(DigestMismatch):
-            await http.resolve(reference(stub))
+            await http.resolve(reference(registry))
 
 
 @pytest.mark.parametrize(
@@ -85,89 +87,89 @@ async def test_a_body_that_is_not_what_the_digest_names_is_refused() -> None:
     ],
 )
 async def test_every_status_has_its_error_and_reason(status: int, error: type[Exception], reason: Reason) -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        stub.fault_for = lambda _request: Fault(status=status)
+    async with FakeRegistry() as registry, client() as http:
+        registry.fault_for = lambda _request: Fault(status=status)
         with pytest.raises(error, match=r"library/tiny:latest.*\b127\.0\.0\.1\b|429") as caught:
-            await http.resolve(reference(stub))
+            await http.resolve(reference(registry))
         assert caught.value.reason is reason  # type: ignore[attr-defined]
 
 
 async def test_a_refused_connection_is_unreachable() -> None:
-    async with RegistryStub().running() as stub:
+    async with FakeRegistry() as registry:
         pass
     async with client() as http:
         with pytest.raises(Unreachable, match="ConnectError"):
-            await http.resolve(reference(stub))
+            await http.resolve(reference(registry))
 
 
 async def test_an_endless_manifest_is_cut() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        stub.add_manifest(bytes(5 * 1024 * 1024), repository="library/tiny", tag="latest")
+    async with FakeRegistry() as registry, client() as http:
+        registry.add_manifest(bytes(5 * 1024 * 1024), repository="library/tiny", tag="latest")
         with pytest.raises(InvalidManifest, match="more than 4194304 bytes"):
-            await http.resolve(reference(stub))
+            await http.resolve(reference(registry))
 
 
 async def test_a_token_is_fetched_once_and_used_again() -> None:
-    async with RegistryStub().running() as stub:
-        stub.bearer = ("t0ken", USER.basic())
-        async with client(docker_config=lambda: config_for(stub)) as http:
-            stub.add_model(b"weights")
-            await http.resolve(reference(stub))
-            await http.resolve(reference(stub))
-        assert stub.count() == {"manifests": 3, "token": 1}
-        token = next(request for request in stub.requests if request.path.startswith("/token"))
-        assert "scope=repository%3Ax%3Apull" in token.path
-        assert "service=stub" in token.path
+    async with FakeRegistry() as registry:
+        registry.behaviour.update({"bearer": "t0ken", "password": PASSWORD})
+        async with client(docker_config=lambda: config_for(registry)) as http:
+            registry.add_model(b"weights")
+            await http.resolve(reference(registry))
+            await http.resolve(reference(registry))
+        assert registry.count() == {"manifests": 3, "token": 1}
+        token = next(request for request in registry.requests if request.path.startswith("/token"))
+        assert "scope=repository%3Alibrary%2Ftiny%3Apull" in token.path
+        assert "service=fake" in token.path
 
 
 async def test_an_anonymous_token_needs_no_secret() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        stub.bearer = ("t0ken", None)
-        stub.add_model(b"weights")
-        await http.resolve(reference(stub))
+    async with FakeRegistry() as registry, client() as http:
+        registry.behaviour.bearer = "t0ken"
+        registry.add_model(b"weights")
+        await http.resolve(reference(registry))
 
 
 async def test_an_expired_token_is_renewed() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        stub.add_model(b"weights")
+    async with FakeRegistry() as registry, client() as http:
+        registry.add_model(b"weights")
         for token in ("one", "two"):
-            stub.bearer = (token, None)
-            await http.resolve(reference(stub))
-        assert stub.count() == {"manifests": 4, "token": 2}
+            registry.behaviour.bearer = token
+            await http.resolve(reference(registry))
+        assert registry.count() == {"manifests": 4, "token": 2}
 
 
 async def test_basic_authentication_uses_the_secret() -> None:
-    async with RegistryStub().running() as stub:
-        stub.basic = USER.basic()
-        stub.add_model(b"weights")
-        async with client(docker_config=lambda: config_for(stub)) as http:
-            await http.resolve(reference(stub))
+    async with FakeRegistry() as registry:
+        registry.behaviour.password = PASSWORD
+        registry.add_model(b"weights")
+        async with client(docker_config=lambda: config_for(registry)) as http:
+            await http.resolve(reference(registry))
         async with client() as http:
             with pytest.raises(Unauthorized, match="no pull secret covers it"):
-                await http.resolve(reference(stub))
+                await http.resolve(reference(registry))
 
 
 async def test_rotated_credentials_count_without_a_restart() -> None:
-    async with RegistryStub().running() as stub:
-        stub.add_model(b"weights")
+    async with FakeRegistry() as registry:
+        registry.add_model(b"weights")
         current = Credentials("robot", "old")
-        async with client(docker_config=lambda: DockerConfig({stub.host: current})) as http:
-            stub.basic = current.basic()
-            await http.resolve(reference(stub))
-            stub.basic = USER.basic()
+        async with client(docker_config=lambda: DockerConfig({registry.address: current})) as http:
+            registry.behaviour.password = "robot:old"
+            await http.resolve(reference(registry))
+            registry.behaviour.password = PASSWORD
             with pytest.raises(Unauthorized):
-                await http.resolve(reference(stub))
+                await http.resolve(reference(registry))
             current = USER
-            await http.resolve(reference(stub))
+            await http.resolve(reference(registry))
 
 
 async def test_wrong_credentials_are_tried_once() -> None:
-    async with RegistryStub().running() as stub:
-        stub.basic = "Basic other"
-        async with client(docker_config=lambda: config_for(stub)) as http:
+    async with FakeRegistry() as registry:
+        registry.behaviour.password = "robot:other"
+        async with client(docker_config=lambda: config_for(registry)) as http:
             with pytest.raises(Unauthorized, match="refuses access"):
-                await http.resolve(reference(stub))
-        assert len(stub.requests) == 2
+                await http.resolve(reference(registry))
+        assert len(registry.requests) == 2
 
 
 async def test_a_token_endpoint_without_tls_gets_no_password_of_a_tls_registry() -> None:
@@ -187,33 +189,33 @@ async def test_a_token_endpoint_without_tls_gets_no_password_of_a_tls_registry()
 
 
 async def test_a_redirect_to_another_host_does_not_carry_the_password() -> None:
-    async with RegistryStub().running() as stub, RegistryStub().running() as storage:
-        stub.basic = USER.basic()
-        stub.redirect_blobs_to = f"localhost:{storage.port}"
+    async with FakeRegistry() as registry, FakeRegistry() as storage:
+        registry.behaviour.password = PASSWORD
+        registry.behaviour.redirect_to = f"http://localhost:{storage.port}"
         body = b"content"
         storage.add_blob(body)
-        async with client(docker_config=lambda: config_for(stub)) as http:
-            found = await http.read_blob(reference(stub), Descriptor("x", digest(body), len(body)), limit=100)
+        async with client(docker_config=lambda: config_for(registry)) as http:
+            found = await http.read_blob(reference(registry), Descriptor("x", digest_of(body), len(body)), limit=100)
         assert found == body
-        assert stub.requests[-1].headers["authorization"] == USER.basic()
+        assert registry.requests[-1].headers["authorization"] == USER.basic()
         assert "authorization" not in storage.requests[0].headers
 
 
 async def test_a_small_blob_is_verified_and_bounded() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        blob = Descriptor("x", stub.add_blob(b"content"), 7)
+    async with FakeRegistry() as registry, client() as http:
+        blob = Descriptor("x", registry.add_blob(b"content"), 7)
         with pytest.raises(InvalidManifest, match="more than 3 bytes"):
-            await http.read_blob(reference(stub), blob, limit=3)
-        stub.faults = [Fault(corrupt=True)]
+            await http.read_blob(reference(registry), blob, limit=3)
+        registry.faults = [Fault(corrupt=True)]
         with pytest.raises(DigestMismatch):
-            await http.read_blob(reference(stub), blob, limit=100)
+            await http.read_blob(reference(registry), blob, limit=100)
 
 
 async def test_another_range_than_asked_for_is_refused() -> None:
-    async with RegistryStub().running() as stub, client() as http:
-        blob = Descriptor("x", stub.add_blob(b"0123456789"), 11)  # the manifest lies about the size
+    async with FakeRegistry() as registry, client() as http:
+        blob = Descriptor("x", registry.add_blob(b"0123456789"), 11)  # the manifest lies about the size
         with pytest.raises(Unreachable, match="another range"):
-            async with http.open_blob(reference(stub), blob, start=1, end=5):
+            async with http.open_blob(reference(registry), blob, start=1, end=5):
                 pass
 
 

@@ -260,6 +260,20 @@ async def test_faults_of_the_gpu_close_the_gate_and_their_end_opens_it(fleet: Fl
         await fleet.wait_reason("chat", "AllWarm")
 
 
+async def test_a_bad_edit_opens_no_gate_that_a_report_closed(fleet: Fleet) -> None:
+    await fleet.model_set("chat", {"name": "chat", "contextLength": 2048})
+    await fleet.deployment("chat")
+    await fleet.wait_reason("chat", "AllWarm", seconds=60)
+    await fleet.report("chat")
+    await fleet.wait_gate("chat", "True", "Resident")
+    await fleet.report("chat", lambda status: status["gpus"][0].update(healthy=False, reason="GPULost"))
+    await fleet.wait_gate("chat", "False", "GPUUnhealthy")
+    await fleet.deployment("chat", modelSets=[{"name": "chat"}, {"name": "missing"}])
+    await fleet.wait_reason("chat", "ModelSetMissing")
+    await asyncio.sleep(1)
+    assert fleet.gate("chat")["status"] == "False"
+
+
 async def test_the_last_server_keeps_serving_on_the_cpu_and_says_so(fleet: Fleet) -> None:
     await fleet.model_set("chat", {"name": "chat", "contextLength": 2048})
     await fleet.deployment("chat")

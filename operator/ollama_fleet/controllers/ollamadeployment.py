@@ -34,7 +34,7 @@ from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
-from ollama_fleet.planning.planner import plan_deployment
+from ollama_fleet.planning.planner import plan_deployment, readiness_policy
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
 
 Object = Mapping[str, Any]
@@ -86,8 +86,7 @@ class OllamaDeploymentController:
             refusal = await self._apply(live, plan)
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
-        measured = {group.name: group.planned for group in plan.groups if group.readiness_policy == "VRAM"}
-        await self.pods.update(groups, in_force, measured=measured)
+        await self.pods.update(groups, in_force, measured=_measured(spec, plan, in_force, previous))
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
@@ -200,6 +199,17 @@ class OllamaDeploymentController:
         if status.reason_of(previous) != verdict.reason:
             event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
+
+
+def _measured(
+    spec: OllamaDeploymentSpec, plan: Plan, in_force: Mapping[str, GroupConfig], previous: OllamaDeploymentStatus
+) -> dict[str, Mapping[str, int]]:
+    """Planned GPU bytes by model of the groups whose gates need a report; a bad edit does not lower what they need."""
+    if readiness_policy(spec) != "VRAM":
+        return {}
+    before = {model.name: model.planned for model in previous.models}
+    planned = {group.name: group.planned for group in plan.groups}
+    return {name: planned.get(name, before) for name in in_force}
 
 
 def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:

@@ -132,14 +132,15 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, fit
         hardware=spec.hardware,
         storage=spec.storage or StorageSpec(),
         placement=spec.placement or PlacementSpec(),
-        readiness_policy=_readiness(spec),
+        readiness_policy=readiness_policy(spec),
         planned=fitted.planned,
         surge=not claims.single_node(request.claim)
         and not any(group.crowded for group in request.previous if group.name == name),
     )
 
 
-def _readiness(spec: OllamaDeploymentSpec) -> ReadinessPolicy:
+def readiness_policy(spec: OllamaDeploymentSpec) -> ReadinessPolicy:
+    """When a server counts as ready: as the spec says, else by its hardware."""
     if spec.readiness and spec.readiness.policy:
         return spec.readiness.policy
     return "Resident" if spec.hardware.gpu is None else "VRAM"
@@ -162,7 +163,7 @@ def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]
         value = f"{found.usable // MIB} MiB" if found else "unknown"
         reason = found.source if found else "no node with the labels of GPU feature discovery: nothing is sized"
         yield EffectiveValue(name="gpuMemory", value=value, source="computed", reason=reason)
-    yield _value("readinessPolicy", _readiness(spec), explicit=explicit, reason="by hardware")
+    yield _value("readinessPolicy", readiness_policy(spec), explicit=explicit, reason="by hardware")
     for setting in groups[0].environment if groups else ():
         yield _setting(setting)
 

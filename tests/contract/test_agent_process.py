@@ -104,8 +104,13 @@ async def test_memory_is_attributed_to_pods(agent: Running) -> None:
     driver = eight(used=GIB)
     busy = replace(driver.gpus[2], used=40 * GIB, processes=(Process(77, 39 * GIB), Process(78, GIB)))
     agent.show(replace(driver, gpus=(*driver.gpus[:2], busy, *driver.gpus[3:])))
-    found = await agent.until(lambda status: bool(gpus(status)["GPU-fake-2"]["processes"][:1]))
-    found = await agent.until(lambda status: gpus(status)["GPU-fake-2"]["pods"] == ["team/chat-0"])
+
+    def attributed(status: dict[str, Any]) -> bool:
+        gpu = gpus(status)["GPU-fake-2"]
+        return gpu["pods"] == ["team/chat-0"] and any(process["pod"] for process in gpu["processes"])
+
+    # The kubelet, the pods and the driver are asked side by side: the first report may lack one of them.
+    found = await agent.until(attributed)
     gpu = gpus(found)["GPU-fake-2"]
     assert (gpu["usedMebibytes"], gpu["totalMebibytes"], gpu["memorySource"]) == (40960, 81920, "nvml")
     assert gpu["processes"] == [

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from ollama_fleet.api.deploymentstatus import OllamaDeploymentStatus
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
-from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, TuningSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
 from ollama_fleet.controllers.invalid import first_problem
+from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.placement import Placer, node_view
@@ -32,10 +33,12 @@ from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
+from ollama_fleet.planning.footprints import Options
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment, readiness_policy
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
+from ollama_fleet.planning.versions import Version
 
 Object = Mapping[str, Any]
 
@@ -59,6 +62,7 @@ class OllamaDeploymentController:
     children: Children
     pods: PodWriter
     placer: Placer
+    measurements: Measurements
     events: EventRecorder
     policy: ImagePolicy
     now: Callable[[], datetime]
@@ -87,6 +91,7 @@ class OllamaDeploymentController:
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
         await self.pods.update(groups, in_force, measured=_measured(spec, plan, in_force, previous))
+        self._measure(spec, plan, groups, in_force)
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
@@ -110,6 +115,18 @@ class OllamaDeploymentController:
             return False
         return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
 
+    def _measure(
+        self,
+        spec: OllamaDeploymentSpec,
+        plan: Plan,
+        groups: list[ObservedGroup],
+        in_force: Mapping[str, GroupConfig],
+    ) -> None:
+        if spec.hardware.gpu is not None and plan.version:
+            version = Version.parse(plan.version)
+            options = Options.of(spec.tuning or TuningSpec(), version=version, gpus=spec.hardware.gpu.count)
+            self.measurements.take(groups, in_force, options)
+
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an OllamaDeployment that is gone."""
         self._written.pop(uid, None)
@@ -130,6 +147,7 @@ class OllamaDeploymentController:
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,
+            measured=self.measurements.calibration,
             inventory=survey(spec, map(node_view, self.caches.nodes.list())),
             claim=claim,
         )

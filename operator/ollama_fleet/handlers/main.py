@@ -16,6 +16,7 @@ from typing import Final
 from ollama_fleet import __version__
 from ollama_fleet.controllers.caches import Caches, build, connect, owners_on
 from ollama_fleet.controllers.children import Children
+from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.modelset import ModelSetController
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LOOP_LIMIT_SECONDS: Final = 30.0
 RESYNC_SECONDS: Final = 600.0
+_SAVE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +183,20 @@ class Operator:
         connect(caches, self.queue.add)
         reports = Reports(caches.reports, lambda node: self._report_changed(caches, node))
         reports.connect()
-        reconcile = self._controllers(client, caches, events, reports)
+        measurements = Measurements(client, self.options.namespace, reports)
+        reconcile = self._controllers(client, caches, events, measurements)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(events.run())
             for informer in caches.all():
                 tasks.create_task(informer.run())
             for informer in caches.all():
                 await informer.synced.wait()
+            await measurements.load()
             logger.info("caches are filled", extra={i.kind.plural: len(i) for i in caches.all()})
             tasks.create_task(self._shell())
             tasks.create_task(self._resync(caches))
             tasks.create_task(reports.watch())
+            tasks.create_task(_save(measurements))
             tasks.create_task(
                 run_workers(self.queue, reconcile, self.options.workers, observe=self.metrics.observe_reconcile)
             )
@@ -223,7 +228,9 @@ class Operator:
                     metadata = obj["metadata"]
                     self.queue.add(Key(informer.kind, metadata["namespace"], metadata["name"]), priority=Priority.LOW)
 
-    def _controllers(self, client: KubeClient, caches: Caches, events: EventRecorder, reports: Reports) -> Reconcile:
+    def _controllers(
+        self, client: KubeClient, caches: Caches, events: EventRecorder, measurements: Measurements
+    ) -> Reconcile:
         def now() -> datetime:
             return datetime.now(UTC)
 
@@ -233,13 +240,14 @@ class Operator:
             caches=caches,
             observer=observer,
             children=children,
-            pods=PodWriter(client, reports, now),
+            pods=PodWriter(client, measurements.reports, now),
             placer=Placer(client, caches, children, now),
+            measurements=measurements,
             events=events,
             policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
             now=now,
         )
-        forget_the_gone(caches, observer, children, deployments)
+        forget_the_gone(caches, observer, children, deployments, measurements)
         model_sets = ModelSetController(
             client=client, model_sets=caches.model_sets, resolver=RegistryResolver(client), events=events, now=now
         )
@@ -254,8 +262,19 @@ class Operator:
         return reconcile
 
 
+async def _save(measurements: Measurements) -> None:
+    """New measurements reach the ConfigMap within a minute; without any, nothing is written."""
+    while True:
+        await asyncio.sleep(_SAVE_SECONDS)
+        await measurements.save()
+
+
 def forget_the_gone(
-    caches: Caches, observer: Observer, children: Children, deployments: OllamaDeploymentController
+    caches: Caches,
+    observer: Observer,
+    children: Children,
+    deployments: OllamaDeploymentController,
+    measurements: Measurements,
 ) -> None:
     """Free what is remembered of objects when they disappear."""
 
@@ -267,6 +286,7 @@ def forget_the_gone(
         return handler
 
     caches.pods.add_handler(gone(observer.forget))
+    caches.pods.add_handler(gone(measurements.forget))
     caches.ollama_deployments.add_handler(gone(deployments.forget))
     for informer in caches.children():
         informer.add_handler(gone(children.forget))

@@ -1,7 +1,7 @@
 """What each model of a deployment takes of a GPU, by the options that its servers would run with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ollama_fleet.api.group import GroupModel
@@ -10,6 +10,7 @@ from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.quantities import parse_bytes
 from ollama_fleet.planning.scheduler import Footprint, ServerShape
 from ollama_fleet.planning.versions import Generation, Version
+from ollama_fleet.sizing.calibration import Calibration, Key
 from ollama_fleet.sizing.estimate import MIB, Estimate, estimate
 from ollama_fleet.sizing.load import Engine, Load, engine_of
 from ollama_fleet.sizing.shape import ModelShape
@@ -26,12 +27,29 @@ class Options:
     gpus: int
     kv_type: str = "f16"
     flash_attention: bool = True
+    product: str = ""
+    """Of the GPUs that were sized on; measurements of others do not count."""
+    measured: Calibration = field(default_factory=Calibration)
 
     @classmethod
-    def of(cls, tuning: TuningSpec, *, version: Version, gpus: int) -> "Options":
+    def of(
+        cls,
+        tuning: TuningSpec,
+        *,
+        version: Version,
+        gpus: int,
+        product: str = "",
+        measured: Calibration | None = None,
+    ) -> "Options":
         """As the deployment's tuning says."""
-        flash = tuning.flash_attention is not False
-        return cls(version, gpus, kv_type=tuning.kv_cache_type or "f16", flash_attention=flash)
+        return cls(
+            version,
+            gpus,
+            kv_type=tuning.kv_cache_type or "f16",
+            flash_attention=tuning.flash_attention is not False,
+            product=product,
+            measured=measured or Calibration(),
+        )
 
 
 def server_shape(inventory: Inventory, tuning: TuningSpec, *, version: Version) -> ServerShape:
@@ -58,7 +76,22 @@ def estimate_of(model: GroupModel, shape: ModelShape, options: Options, *, paral
         flash_attention=options.flash_attention,
     )
     engine = engine_of(shape.architecture, llama_server=options.version.generation is Generation.LLAMA_SERVER)
-    return _estimate(shape, load, engine, options.gpus)
+    guess = _estimate(shape, load, engine, options.gpus)
+    return options.measured.correct(guess, calibration_key(model, options, parallel=parallel, product=options.product))
+
+
+def calibration_key(model: GroupModel, options: Options, *, parallel: int, product: str) -> Key:
+    """Under which a load of the model is remembered."""
+    return Key(
+        weights=model.manifest_digest,
+        context=model.context_length or 1,
+        parallel=parallel,
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+        gpu=product,
+        gpus=options.gpus,
+        ollama=f"{options.version.major}.{options.version.minor}",
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -33,6 +33,8 @@ class Inventory:
     """How many fit on the nodes at once, whoever uses them now."""
     source: str
     """Where the figure comes from, for people."""
+    product: str = ""
+    """Of that card, empty where it is not known."""
 
 
 def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory | None:
@@ -47,12 +49,12 @@ def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory |
     for node in nodes:
         memory = node.labels.get(LABEL_MEMORY, "")
         if memory.isdigit() and admits(demand, node) and _suits(gpu, node.labels.get(LABEL_PRODUCT, ""), int(memory)):
-            cards.append((int(memory), node.name))
+            cards.append((int(memory), node.name, node.labels.get(LABEL_PRODUCT, "")))
             servers += int(node.allocatable.get(resource, Decimal(0))) // count
     if cards:
-        smallest, name = min(cards)
+        smallest, name, product = min(cards)
         source = f"{smallest} MiB per GPU on {name}" + (f" and {len(cards) - 1} more" if len(cards) > 1 else "")
-        return Inventory(count, usable(smallest), max(1, servers), source)
+        return Inventory(count, usable(smallest), max(1, servers), source, product)
     if gpu.min_memory:
         least = int(mebibytes(gpu.min_memory) * CARD_SHARE)
         return Inventory(count, usable(least), 1, f"minMemory {gpu.min_memory}: no such node yet")

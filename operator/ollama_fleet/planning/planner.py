@@ -58,7 +58,13 @@ def plan_deployment(request: PlanRequest) -> Plan:
 def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version) -> tuple[Fitting, tuple[Problem, ...]]:
     """Groups and slots, and the models for which there is no room with the nearest remedy."""
     tuning, inventory, gpu = request.spec.tuning or TuningSpec(), request.inventory, request.spec.hardware.gpu
-    options = Options.of(tuning, version=version, gpus=inventory.gpus if inventory else gpu.count if gpu else 0)
+    options = Options.of(
+        tuning,
+        version=version,
+        gpus=inventory.gpus if inventory else gpu.count if gpu else 0,
+        product=inventory.product if inventory else "",
+        measured=request.measured,
+    )
     wish = Wish(models, _shapes(request), options, tuning.num_parallel)
     kept = unchanged(wish, request.previous)
     if kept is not None:

@@ -7,6 +7,7 @@ from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.sizing.calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +63,7 @@ class PlanRequest:
     previous: tuple[PreviousGroup, ...] = ()
     inventory: Inventory | None = None
     """The GPUs that a server could get; None on CPU, or where nothing says how large they are."""
+    measured: Calibration = field(default_factory=Calibration)
+    """What loads really took."""
     claim: ClaimView | None = None
     """With cache type ``Claim``: the claim, None where it does not exist."""

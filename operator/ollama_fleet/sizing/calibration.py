@@ -23,7 +23,7 @@ class Key:
     """Everything that decides what a load takes."""
 
     weights: str
-    """Digest of the model's weights."""
+    """Digest of the model's manifest."""
     context: int
     """Tokens per slot."""
     parallel: int

@@ -19,7 +19,7 @@ from testbed.nodes.node import API_ADDRESS, HOST_LINK, Node, made_nodes, nodes_o
 from testbed.paths import STATE
 from testbed.processes import Processes
 
-__all__ = ["Node", "NodesInUse", "Snapshot", "address", "down", "leaks", "load", "snapshot", "up"]
+__all__ = ["Node", "NodesInUse", "Snapshot", "address", "down", "leaks", "load", "power_off", "snapshot", "up"]
 
 _OWNER: Final = STATE / "nodes-owner"
 
@@ -67,6 +67,15 @@ def load(nodes: Iterable[Node], images: Iterable[Image]) -> None:
     for node in nodes:
         for image in images:
             runtime.load(node, image)
+
+
+def power_off(state: Path, node: Node) -> None:
+    """What a loss of power leaves of a node: its files, and nothing that runs. ``up`` starts it again."""
+    processes = Processes(nodes_state(state))
+    processes.kill(f"kubelet-{node.number}")
+    cgroups.kill(node.network)
+    processes.kill(f"containerd-{node.number}")
+    runtime.end_shims(node)
 
 
 def down(state: Path) -> None:

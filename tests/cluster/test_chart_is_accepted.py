@@ -17,6 +17,7 @@ pytestmark = pytest.mark.cluster
 
 CHART = ROOT / "charts/ollama-fleet"
 NAMESPACE = "chart-test"
+RELEASE = "fleet"
 Values = Mapping[str, Any]
 
 CASES: dict[str, Values] = {
@@ -63,7 +64,7 @@ def run(*command: str, given: str | None = None) -> "subprocess.CompletedProcess
     return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=120)
 
 
-def rendered(helm: str, values: Values, *, release: str = "fleet", **options: str) -> str:
+def rendered(helm: str, values: Values, *, release: str = RELEASE, **options: str) -> str:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     command = [helm, "template", release, str(CHART), "--namespace", NAMESPACE, "--values", "-", *flags]
     done = run(*command, given=json.dumps(values))
@@ -77,15 +78,16 @@ def objects(manifest: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def kubectl(control_plane: ControlPlane) -> list[str]:
-    """With a namespace that warns of everything that the restricted Pod Security forbids."""
+    """With a namespace that warns of everything that the restricted Pod Security forbids.
+
+    The agents' own namespace is there too: a dry run makes none, and would then miss it for what goes into it.
+    """
     command = ["kubectl", "--kubeconfig", str(control_plane.kubeconfig)]
-    namespace = {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/warn": "restricted"}},
-    }
-    done = run(*command, "apply", "--server-side", "-f", "-", given=json.dumps(namespace))
-    assert done.returncode == 0, done.stderr
+    levels = {NAMESPACE: {"pod-security.kubernetes.io/warn": "restricted"}, f"{RELEASE}-ollama-fleet-agent": {}}
+    for name, labels in levels.items():
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        done = run(*command, "apply", "--server-side", "-f", "-", given=json.dumps(namespace))
+        assert done.returncode == 0, done.stderr
     return command
 
 
@@ -123,8 +125,8 @@ def test_secrets_are_read_everywhere_only_if_asked_for(helm: str) -> None:
         case: {name for kind, name in objects(rendered(helm, values)) if kind == "ClusterRoleBinding"}
         for case, values in CASES.items()
     }
-    assert bindings["defaults"] == {"fleet-ollama-fleet"}
-    assert bindings["everything"] == {"fleet-ollama-fleet", "fleet-ollama-fleet-pull-secrets"}
+    assert bindings["everything"] - bindings["defaults"] == {"fleet-ollama-fleet-pull-secrets"}
+    assert bindings["defaults"] == {"fleet-ollama-fleet", "fleet-ollama-fleet-agent"}
 
 
 def test_names_of_two_releases_do_not_meet_and_stay_short(helm: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from testbed import nodes
 from testbed.models.push import image, into_registry
 from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
 
@@ -233,7 +234,7 @@ def test_quota_is_named(fleet: Fleet, namespace: str) -> None:
     fleet.wait_ready("chat", namespace, seconds=120)
 
 
-def test_a_stopped_node_gives_its_pods_to_the_other(fleet: Fleet, chat: str) -> None:
+def test_a_drained_node_gives_its_pods_to_the_other(fleet: Fleet, chat: str) -> None:
     (pod,) = fleet.pods(chat)
     node = pod["spec"]["nodeName"]
     fleet.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
@@ -242,3 +243,35 @@ def test_a_stopped_node_gives_its_pods_to_the_other(fleet: Fleet, chat: str) -> 
         assert {pod["spec"]["nodeName"] for pod in fleet.pods(chat)} != {node}
     finally:
         fleet.run("uncordon", node)
+
+
+def test_a_node_without_power_gives_its_server_to_the_other(fleet: Fleet, namespace: str) -> None:
+    gone = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+    # Five minutes by Kubernetes' own default.
+    soon = [{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2} for key in gone]
+    wish = deployment(namespace, replicas=2, placement={"tolerations": soon})
+    fleet.apply(model_set(fleet, namespace, CHAT), wish)
+    fleet.wait_ready("chat", namespace)
+    dead, alive = fleet.made[1], fleet.made[0]
+    assert {pod["spec"]["nodeName"] for pod in fleet.pods(namespace)} == {dead.name, alive.name}
+    (lost,) = (pod["metadata"]["uid"] for pod in fleet.pods(namespace) if pod["spec"]["nodeName"] == dead.name)
+    url, started = fleet.address("chat-g0", namespace), time.monotonic()
+    nodes.power_off(fleet.plane.state, dead)
+    try:
+        fleet.wait("the dead server leaves service", lambda: lost not in ready_pods(fleet, namespace), seconds=90)
+        print(f"node without power: its server is out of service after {time.monotonic() - started:.1f} s")
+        body = {"model": "chat", "prompt": "hello", "stream": False, "options": {"num_predict": 2}}
+        time.sleep(2)
+        answers = [httpx.post(f"{url}/api/generate", json=body, timeout=10).status_code for _ in range(20)]
+        assert answers == [200] * 20
+        fleet.wait_ready("chat", namespace, seconds=120)
+        print(f"node without power: all servers are ready after {time.monotonic() - started:.1f} s")
+        assert {pod["spec"]["nodeName"] for pod in fleet.pods(namespace)} == {alive.name}
+    finally:
+        nodes.up(fleet.plane, count=2)
+    fleet.wait(
+        "nothing of the lost server is left",
+        lambda: len(fleet.json("get", "pods", "-n", namespace)["items"]) == 2,
+        seconds=60,
+    )
+    fleet.wait_ready("chat", namespace)

@@ -1,9 +1,10 @@
 """A small evaluator of NetworkPolicies: what a policy engine would let through.
 
-Only what our policies use: match labels, empty namespace selectors, ports by number. Anything else is an error, so that
-a rule which the evaluator does not understand can never count as passed.
+Only what our policies use: match labels, empty namespace selectors, blocks of addresses, ports by number. Anything else
+is an error, so that a rule which the evaluator does not understand can never count as passed.
 """
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Peer:
-    """A pod, or with ``namespace`` None something outside of the cluster."""
+    """A pod, or with ``namespace`` None something outside of the cluster, which has an address."""
 
     namespace: str | None
     labels: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
 
 
-OUTSIDE = Peer(None)
+OUTSIDE = Peer(None, address="203.0.113.7")
 
 
 def admits(policy: Mapping[str, Any], *, source: Peer, port: int, protocol: str = "TCP") -> bool:
@@ -52,6 +54,10 @@ def _ports(ports: Any, port: int, protocol: str) -> bool:
 
 
 def _is(wanted: Mapping[str, Any], peer: Peer, own: str) -> bool:
+    if "ipBlock" in wanted:
+        # What a block means for pods differs between engines: it only counts for what is outside.
+        assert wanted.keys() == {"ipBlock"}, wanted
+        return peer.namespace is None and _in_block(wanted["ipBlock"], peer.address)
     assert wanted.keys() <= {"podSelector", "namespaceSelector"}, wanted
     if peer.namespace is None:
         return False
@@ -60,6 +66,14 @@ def _is(wanted: Mapping[str, Any], peer: Peer, own: str) -> bool:
     elif peer.namespace != own:
         return False
     return _matches(wanted.get("podSelector", {}), peer.labels)
+
+
+def _in_block(block: Mapping[str, Any], address: str) -> bool:
+    assert block.keys() <= {"cidr", "except"}, block
+    found = ipaddress.ip_address(address)
+    return found in ipaddress.ip_network(block["cidr"]) and not any(
+        found in ipaddress.ip_network(hole) for hole in block.get("except", ())
+    )
 
 
 def _matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

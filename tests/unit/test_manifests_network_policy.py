@@ -61,6 +61,10 @@ def test_who_reaches_which_port(source: Peer, port: int, *, admitted: bool) -> N
     [
         (OUTSIDE, 53, "UDP", True),
         (OUTSIDE, 443, "TCP", True),
+        (Peer(None, address="2001:db8::7"), 443, "TCP", True),
+        (Peer(None, address="169.254.169.254"), 443, "TCP", False),
+        (Peer(None, address="fd00:ec2::254"), 443, "TCP", False),
+        (Peer(None, address="169.254.20.10"), 53, "UDP", True),
         (Peer("registry", {}), 5000, "TCP", True),
         (OUTSIDE, 8080, "TCP", False),
         (OUTSIDE, 22, "TCP", False),

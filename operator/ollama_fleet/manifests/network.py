@@ -7,6 +7,11 @@ from ollama_fleet.manifests.names import Owner, metadata, selector
 from ollama_fleet.planning.plan import Group
 
 _ANYWHERE: Final[dict[str, Any]] = {"namespaceSelector": {}}
+_INTERNET: Final[list[dict[str, Any]]] = [
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128", "fe80::/10"]}},
+]
+"""Without the addresses where clouds hand out a machine's credentials."""
 _FLEET: Final = "ollama-fleet"
 """``app.kubernetes.io/name`` of this product's own pods."""
 
@@ -33,7 +38,7 @@ def network_policy(group: Group, *, owner: Owner) -> dict[str, Any]:
                 {"ports": [{"port": 53, "protocol": "UDP"}, _port(53)]},
                 # A registry in the cluster: behind a Service, whose port says nothing about the pod's.
                 {"to": [_ANYWHERE]},
-                {"ports": [_port(port) for port in _registry_ports(group)]},
+                {"to": _INTERNET, "ports": [_port(port) for port in _registry_ports(group)]},
             ],
         },
     }

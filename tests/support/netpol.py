@@ -1,6 +1,6 @@
 """A small evaluator of NetworkPolicies: what a policy engine would let through.
 
-Only what our policies use: match labels, empty namespace selectors, blocks of addresses, ports by number. Anything else
+Only what our policies use: match labels, namespaces by name, blocks of addresses, ports by number. Anything else
 is an error, so that a rule which the evaluator does not understand can never count as passed.
 """
 
@@ -62,10 +62,21 @@ def _is(wanted: Mapping[str, Any], peer: Peer, own: str) -> bool:
     if peer.namespace is None:
         return False
     if "namespaceSelector" in wanted:
-        assert wanted["namespaceSelector"] == {}, wanted
+        if not _named(wanted["namespaceSelector"], peer.namespace):
+            return False
     elif peer.namespace != own:
         return False
     return _matches(wanted.get("podSelector", {}), peer.labels)
+
+
+def _named(selector: Mapping[str, Any], namespace: str) -> bool:
+    """Namespaces carry their name as a label."""
+    if not selector:
+        return True
+    assert selector.keys() == {"matchExpressions"}, selector
+    (expression,) = selector["matchExpressions"]
+    assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "In"), selector
+    return namespace in expression["values"]
 
 
 def _in_block(block: Mapping[str, Any], address: str) -> bool:

@@ -1,5 +1,6 @@
 """Who reaches a server and whom it reaches, by evaluating the rendered rules: nothing enforces them in the test bed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,14 +18,17 @@ from tests.support.plans import request, view
 
 OWNER = Owner("ns", "chat", "u")
 CLIENT, STRANGER = Peer("ns", {"app": "web"}), Peer("elsewhere", {"app": "web"})
+ROLES = ("operator", "gateway", "agent")
 OPERATOR, GATEWAY, AGENT = (
-    Peer("fleet", {names.LABEL_NAME: "ollama-fleet", names.LABEL_COMPONENT: role})
-    for role in ("operator", "gateway", "agent")
+    Peer("fleet", {names.LABEL_NAME: "ollama-fleet", names.LABEL_COMPONENT: role}) for role in ROLES
 )
+PRETENDERS = [Peer("elsewhere", peer.labels) for peer in (OPERATOR, GATEWAY, AGENT)]
+"""Anybody may label pods in a namespace of their own."""
 
 
 def group() -> Group:
-    return plan_deployment(request(view({"name": "a"}))).groups[0]
+    asked = replace(request(view({"name": "a"})), fleet_namespaces=("fleet",))
+    return plan_deployment(asked).groups[0]
 
 
 def policy() -> dict[str, Any]:
@@ -54,6 +58,12 @@ def policy() -> dict[str, Any]:
 )
 def test_who_reaches_which_port(source: Peer, port: int, *, admitted: bool) -> None:
     assert admits(policy(), source=source, port=port) is admitted
+
+
+@pytest.mark.parametrize("port", [names.PORT_DATA, names.PORT_ADMIN, names.PORT_PROGRESS])
+@pytest.mark.parametrize("pretender", PRETENDERS, ids=ROLES)
+def test_labels_of_the_fleet_count_only_in_its_own_namespaces(pretender: Peer, port: int) -> None:
+    assert not admits(policy(), source=pretender, port=port)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,14 @@
 {{- else }}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{- define "ollama-fleet.agentName" -}}
+{{ include "ollama-fleet.name" . }}-agent
+{{- end }}
+
+{{- define "ollama-fleet.agentNamespace" -}}
+{{- if eq .Values.agent.preset "minimal" }}{{ .Release.Namespace }}{{ else }}{{ include "ollama-fleet.agentName" . }}{{ end }}
+{{- end }}
+
 {{- define "ollama-fleet.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

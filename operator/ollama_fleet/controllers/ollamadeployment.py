@@ -65,6 +65,7 @@ class OllamaDeploymentController:
     measurements: Measurements
     events: EventRecorder
     policy: ImagePolicy
+    fleet_namespaces: tuple[str, ...]
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
     _written: dict[str, float] = field(default_factory=dict)
@@ -147,6 +148,7 @@ class OllamaDeploymentController:
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,
+            fleet_namespaces=self.fleet_namespaces,
             measured=self.measurements.calibration,
             inventory=survey(spec, map(node_view, self.caches.nodes.list())),
             claim=claim,

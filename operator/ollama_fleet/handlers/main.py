@@ -52,6 +52,7 @@ class Options:
 
     fleet_image: str
     ollama_repository: str
+    fleet_namespaces: tuple[str, ...]
     workers: int
     namespace: str
     lease_name: str
@@ -70,6 +71,12 @@ def parse(arguments: Sequence[str]) -> Options:
     add = parser.add_argument
     add("--fleet-image", required=True, help="image of the puller and the sidecar: this product's own")
     add("--ollama-repository", default="ollama/ollama", help="repository of the Ollama images (default: %(default)s)")
+    add(
+        "--fleet-namespaces",
+        type=_names,
+        default=(),
+        help="namespaces of agents and gateways, with commas; that of the operator is always one",
+    )
     add("--workers", type=int, default=8, help="reconciles at the same time (default: %(default)s)")
     add(
         "--namespace",
@@ -83,6 +90,10 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--kubeconfig", help="outside a cluster (default: $KUBECONFIG)")
     add("--context", help="context of the kubeconfig")
     return Options(**vars(parser.parse_args(arguments)))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -245,6 +256,7 @@ class Operator:
             measurements=measurements,
             events=events,
             policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
+            fleet_namespaces=tuple({self.options.namespace, *self.options.fleet_namespaces}),
             now=now,
         )
         forget_the_gone(caches, observer, children, deployments, measurements)

@@ -1,5 +1,7 @@
 """Who may talk to a server, and whom it may talk to."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from ollama_fleet.api import names
@@ -21,6 +23,7 @@ def network_policy(group: Group, *, owner: Owner) -> dict[str, Any]:
 
     Kubelets probe from the node, which network policies do not restrict.
     """
+    role = partial(_role, namespaces=group.fleet_namespaces)
     data, admin, progress = _port(names.PORT_DATA), _port(names.PORT_ADMIN), _port(names.PORT_PROGRESS)
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -30,9 +33,9 @@ def network_policy(group: Group, *, owner: Owner) -> dict[str, Any]:
             "podSelector": {"matchLabels": selector(owner, group.name)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
-                {"from": [{"podSelector": {}}, _role("gateway")], "ports": [data]},
-                {"from": [_role("operator"), _role("gateway"), _role("agent")], "ports": [admin]},
-                {"from": [_role("operator")], "ports": [progress]},
+                {"from": [{"podSelector": {}}, role("gateway")], "ports": [data]},
+                {"from": [role("operator"), role("gateway"), role("agent")], "ports": [admin]},
+                {"from": [role("operator")], "ports": [progress]},
             ],
             "egress": [
                 {"ports": [{"port": 53, "protocol": "UDP"}, _port(53)]},
@@ -44,9 +47,12 @@ def network_policy(group: Group, *, owner: Owner) -> dict[str, Any]:
     }
 
 
-def _role(component: str) -> dict[str, Any]:
+def _role(component: str, *, namespaces: Sequence[str]) -> dict[str, Any]:
+    """Labels alone would not do: whoever makes pods in a namespace of their own chooses those."""
     return {
-        **_ANYWHERE,
+        "namespaceSelector": {
+            "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)}]
+        },
         "podSelector": {"matchLabels": {names.LABEL_NAME: _FLEET, names.LABEL_COMPONENT: component}},
     }
 

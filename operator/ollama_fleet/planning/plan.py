@@ -26,6 +26,8 @@ class Group:
     storage: StorageSpec
     placement: PlacementSpec
     readiness_policy: ReadinessPolicy
+    fleet_namespaces: tuple[str, ...]
+    """Where this product's own pods are, sorted."""
     planned: Mapping[str, int] = field(default_factory=dict)
     """Upper bound of GPU memory by model, in bytes; empty where nothing was sized."""
     surge: bool = True

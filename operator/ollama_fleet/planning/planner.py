@@ -139,6 +139,7 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, fit
         storage=spec.storage or StorageSpec(),
         placement=spec.placement or PlacementSpec(),
         readiness_policy=readiness_policy(spec),
+        fleet_namespaces=tuple(sorted(request.fleet_namespaces)),
         planned=fitted.planned,
         surge=not claims.single_node(request.claim)
         and not any(group.crowded for group in request.previous if group.name == name),

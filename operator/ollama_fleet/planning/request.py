@@ -60,6 +60,8 @@ class PlanRequest:
     model_sets: Mapping[str, ModelSetView | None]
     """By name; None where the ModelSet does not exist."""
     policy: ImagePolicy
+    fleet_namespaces: tuple[str, ...] = ("ollama-fleet",)
+    """Where this product's own pods are: only those may administer servers."""
     previous: tuple[PreviousGroup, ...] = ()
     inventory: Inventory | None = None
     """The GPUs that a server could get; None on CPU, or where nothing says how large they are."""

@@ -75,6 +75,9 @@ def _install(cluster: DemoCluster) -> None:
     chart = str(ROOT / "charts" / "ollama-fleet")
     command = [str(cluster.helm), "upgrade", "--install", "ollama-fleet", chart, "--wait", "--timeout", "5m"]
     command += ["--namespace", _NAMESPACE, "--create-namespace", "--kubeconfig", str(cluster.kubeconfig)]
+    if cluster.ollama_repository.startswith("localhost/"):
+        # Built here: it has another digest than the image that is published for the version.
+        command.append("--set=ollama.digests=null")
     _run([*command, *(f"--set-string={key}={value}" for key, value in values.items())])
 
 

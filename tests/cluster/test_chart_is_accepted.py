@@ -25,7 +25,7 @@ CASES: dict[str, Values] = {
     "everything": {
         "image": {"repository": "registry.example/fleet", "digest": "sha256:" + "a" * 64, "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "pull"}],
-        "ollama": {"repository": "registry.example/ollama"},
+        "ollama": {"repository": "registry.example/ollama", "digests": {"0.32.3": "sha256:" + "b" * 64}},
         "operator": {
             "replicas": 3,
             "workers": 64,

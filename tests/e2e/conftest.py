@@ -169,6 +169,8 @@ def install(fleet: Fleet) -> None:
         *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--kubeconfig", str(fleet.plane.kubeconfig)),
         *(f"--set-string=image.repository={repository}", f"--set-string=image.tag={tag}"),
         "--set-string=ollama.repository=localhost/ollama",
+        # Built here: it has another digest than the image that is published for the version.
+        "--set=ollama.digests=null",
         # Each node of the test bed has a kubelet directory of its own.
         "--set-string=agent.preset=minimal",
     ]

@@ -42,6 +42,7 @@ def request(
     hardware: dict[str, Any] | None = None,
     previous: tuple[PreviousGroup, ...] = (),
     fleet_image: str = "fleet:1",
+    digests: dict[str, str] | None = None,
     **spec: Any,
 ) -> PlanRequest:
     names = [one.name if one else "missing" for one in views]
@@ -51,6 +52,6 @@ def request(
         name="chat",
         spec=OllamaDeploymentSpec.model_validate(wish),
         model_sets=dict(zip(names, views, strict=True)),
-        policy=ImagePolicy(fleet_image=fleet_image),
+        policy=ImagePolicy(fleet_image=fleet_image, digests=digests or {}),
         previous=previous,
     )

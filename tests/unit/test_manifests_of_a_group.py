@@ -159,6 +159,7 @@ STAYS: dict[str, dict[str, Any]] = {
     "priority": {"models": ({"name": "a", "priority": 9},)},
     "context": {"models": ({"name": "a", "contextLength": 64},)},
     "operator upgrade": {"fleet_image": "fleet:2"},
+    "digest that becomes known": {"digests": {"0.32.3": "sha256:" + "d" * 64}},
 }
 
 

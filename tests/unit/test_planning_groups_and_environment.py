@@ -121,6 +121,17 @@ def test_generations_are_told_apart_by_version() -> None:
     assert Version.parse("0.9.10") < Version.parse("0.10.0")
 
 
+def test_a_version_runs_by_its_digest_where_it_is_known_and_says_so_where_not() -> None:
+    digests = {"0.32.3": "sha256:" + "d" * 64}
+    known = plan_deployment(request(view({"name": "a"}), digests=digests))
+    assert known.groups[0].image == f"ollama/ollama@{digests['0.32.3']}"
+    assert not [value for value in known.effective if value.name == "image"]
+    by_tag = plan_deployment(request(view({"name": "a"}), digests=digests, version="0.31.0"))
+    assert by_tag.groups[0].image == "ollama/ollama:0.31.0"
+    (value,) = [value for value in by_tag.effective if value.name == "image"]
+    assert "no digest is known" in value.reason
+
+
 def test_a_missing_model_set_is_a_problem() -> None:
     (problem,) = plan_deployment(request(None)).problems
     assert problem.reason is Reason.MODEL_SET_MISSING

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 LOOP_LIMIT_SECONDS: Final = 30.0
 RESYNC_SECONDS: Final = 600.0
 _SAVE_SECONDS: Final = 30.0
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Options:
 
     fleet_image: str
     ollama_repository: str
+    ollama_digests: dict[str, str]
     fleet_namespaces: tuple[str, ...]
     workers: int
     namespace: str
@@ -72,6 +75,12 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--fleet-image", required=True, help="image of the puller and the sidecar: this product's own")
     add("--ollama-repository", default="ollama/ollama", help="repository of the Ollama images (default: %(default)s)")
     add(
+        "--ollama-digests",
+        type=_digests,
+        default={},
+        help="VERSION=sha256:... of known images, with commas; other versions run by their tag",
+    )
+    add(
         "--fleet-namespaces",
         type=_names,
         default=(),
@@ -90,6 +99,14 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--kubeconfig", help="outside a cluster (default: $KUBECONFIG)")
     add("--context", help="context of the kubeconfig")
     return Options(**vars(parser.parse_args(arguments)))
+
+
+def _digests(text: str) -> dict[str, str]:
+    pairs = (entry.partition("=") for entry in _names(text))
+    found = {version: digest for version, _, digest in pairs}
+    if not all(_DIGEST.fullmatch(digest) for digest in found.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of VERSION=sha256:...")
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -255,7 +272,11 @@ class Operator:
             placer=Placer(client, caches, children, now),
             measurements=measurements,
             events=events,
-            policy=ImagePolicy(ollama_repository=self.options.ollama_repository, fleet_image=self.options.fleet_image),
+            policy=ImagePolicy(
+                fleet_image=self.options.fleet_image,
+                ollama_repository=self.options.ollama_repository,
+                digests=self.options.ollama_digests,
+            ),
             fleet_namespaces=tuple({self.options.namespace, *self.options.fleet_namespaces}),
             now=now,
         )

@@ -22,7 +22,7 @@ def template_hash(group: Group) -> str:
     """``v<version>-<hash>`` of everything whose change restarts the group's pods."""
     cache = group.storage.cache or EPHEMERAL
     inputs = {
-        "image": group.image,
+        "image": group.image_choice,
         "environment": [(setting.name, setting.value) for setting in group.environment],
         "hardware": group.hardware.to_wire(),
         "placement": group.placement.to_wire(),

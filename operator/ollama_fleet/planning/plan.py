@@ -20,6 +20,8 @@ class Group:
     environment: tuple[Setting, ...]
     """Variables of the Ollama container, sorted by name."""
     image: str
+    image_choice: str
+    """The image as it was chosen, without a digest that was looked up for it."""
     fleet_image: str
     replicas: int
     hardware: HardwareSpec

@@ -22,7 +22,7 @@ from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.quantities import seconds
 from ollama_fleet.planning.remedies import explain
-from ollama_fleet.planning.request import ImagePolicy, PlanRequest
+from ollama_fleet.planning.request import PlanRequest
 from ollama_fleet.planning.variables import objection
 from ollama_fleet.planning.versions import DEFAULT, FLOOR, Version
 from ollama_fleet.sizing.estimate import MIB
@@ -34,7 +34,7 @@ def plan_deployment(request: PlanRequest) -> Plan:
     """The plan for one OllamaDeployment. Deterministic: the same request gives the same plan."""
     spec = request.spec
     version = Version.parse(spec.version) if spec.version else DEFAULT
-    image = spec.image or _image(request.policy, version)
+    image = spec.image or request.policy.image(version)
     collected = collect(request)
     problems = (*_objections(spec, version), *collected.problems)
     if problems:
@@ -103,11 +103,6 @@ def _objections(spec: OllamaDeploymentSpec, version: Version) -> Iterator[Proble
             yield Problem(Reason.UNKNOWN_VARIABLE, f"spec.tuning.extraEnv: {found}")
 
 
-def _image(policy: ImagePolicy, version: Version) -> str:
-    digest = policy.digests.get(str(version))
-    return f"{policy.ollama_repository}@{digest}" if digest else f"{policy.ollama_repository}:{version}"
-
-
 def _group(request: PlanRequest, *, version: Version, image: str, name: str, fitted: Fitted) -> Group:
     spec, models = request.spec, fitted.models
     readiness = spec.readiness or ReadinessSpec()
@@ -133,6 +128,7 @@ def _group(request: PlanRequest, *, version: Version, image: str, name: str, fit
             parallel=fitted.parallel,
         ),
         image=image,
+        image_choice=spec.image or request.policy.tagged(version),
         fleet_image=request.policy.fleet_image,
         replicas=0 if spec.suspend else _replicas(spec),
         hardware=spec.hardware,
@@ -161,7 +157,7 @@ def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]
         reason = (
             "no digest is known for this version, so nodes resolve the tag: see groups[].imageIDs, or set spec.image"
         )
-        yield _value("image", _image(request.policy, version), explicit=False, reason=reason)
+        yield _value("image", request.policy.image(version), explicit=False, reason=reason)
     yield _value("profile", spec.profile or "chat", explicit=spec.profile is not None)
     yield _value("replicas", str(groups[0].replicas if groups else 0), explicit=spec.replicas is not None)
     explicit = spec.readiness is not None and spec.readiness.policy is not None

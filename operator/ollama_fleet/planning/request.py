@@ -7,6 +7,7 @@ from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.calibration import Calibration
 
 
@@ -19,7 +20,16 @@ class ImagePolicy:
     ollama_repository: str = "ollama/ollama"
     """Repository of the Ollama images; the version is the tag."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Image digests by version. A version without one runs by its tag, with a warning."""
+    """Image digests by version. A version without one runs by its tag, which the status says."""
+
+    def image(self, version: Version) -> str:
+        """The image of a version, by its digest where that is known."""
+        digest = self.digests.get(str(version))
+        return f"{self.ollama_repository}@{digest}" if digest else self.tagged(version)
+
+    def tagged(self, version: Version) -> str:
+        """The image of a version by its tag."""
+        return f"{self.ollama_repository}:{version}"
 
 
 @dataclass(frozen=True, slots=True)

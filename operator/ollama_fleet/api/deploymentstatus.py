@@ -1,12 +1,15 @@
 """The status of an OllamaDeployment: what holds, for people and for tools."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from ollama_fleet.api.base import Bytes, Digest, Observed
 from ollama_fleet.api.common import Condition, Text, Word
 from ollama_fleet.api.schema import list_atomic, list_map
+
+MOST_EFFECTIVE: Final = 256
+"""Values in force that a status has room for."""
 
 
 class EffectiveValue(Observed):
@@ -20,6 +23,8 @@ class EffectiveValue(Observed):
     """Who chose it."""
     reason: Text = ""
     """Why."""
+    groups: list[Word] = Field(default_factory=list, max_length=1024, json_schema_extra=list_atomic())
+    """The groups that it holds for, where they differ; all of them when absent."""
 
 
 class DownloadStatus(Observed):
@@ -108,5 +113,7 @@ class OllamaDeploymentStatus(Observed):
     """The served models."""
     groups: list[GroupStatus] = Field(default_factory=list, max_length=1024, json_schema_extra=list_map("name"))
     """The groups, each a Deployment and a Service."""
-    effective: list[EffectiveValue] = Field(default_factory=list, max_length=256, json_schema_extra=list_map("name"))
-    """Values in force, with where they came from."""
+    effective: list[EffectiveValue] = Field(
+        default_factory=list, max_length=MOST_EFFECTIVE, json_schema_extra=list_atomic()
+    )
+    """Values in force, with where they came from; several of one name where groups differ."""

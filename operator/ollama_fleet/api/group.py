@@ -2,20 +2,26 @@
 
 One group is one Deployment of identical Ollama servers. The operator renders the configuration into a ConfigMap;
 a change reaches running sidecars without a restart, and the sidecar reports the hash of what it applied.
+
+Sidecars of running pods may be older than the operator that writes: they leave out what they do not know.
 """
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from ollama_fleet.api.base import Bytes, Digest, Document
+from ollama_fleet.api.base import Bytes, Digest, Observed
 
 Residency = Literal["Pinned", "OnDemand"]
 
+WAITING_PER_SLOT: Final = 4
+"""Requests that the sidecar lets wait for each slot of a model."""
 
-class Modelfile(Document):
+
+class Modelfile(Observed):
     """Parts of a Modelfile that become layers of a derived manifest."""
 
     parameters: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
@@ -25,7 +31,7 @@ class Modelfile(Document):
     """Registry reference with a digest: ``host/namespace/name:tag@sha256:...``."""
 
 
-class GroupModel(Document):
+class GroupModel(Observed):
     """One model that a server of the group must hold, with everything resolved."""
 
     name: str
@@ -56,7 +62,7 @@ class GroupModel(Document):
     modelfile: Modelfile = Field(default_factory=Modelfile)
 
 
-class GroupConfig(Document):
+class GroupConfig(Observed):
     """Everything a pod of the group needs besides its environment."""
 
     version: Literal[1] = 1
@@ -69,16 +75,28 @@ class GroupConfig(Document):
     models: tuple[GroupModel, ...] = ()
     num_parallel: int = Field(default=0, ge=0)
     """Slots that the server was planned with."""
-    sized_for: str = ""
-    """Hash of what the plan's size was made from: while it stays, nothing that happens to nodes changes the plan."""
     drain_seconds: int = Field(default=300, ge=0)
     load_timeout_seconds: int = Field(default=600, ge=1)
     """How long one model may take from the load request to its first token."""
 
+    _received: str = PrivateAttr(default="")
+    """Hash of the text, where this version left something out of it."""
+
+    @classmethod
+    def from_wire(cls, content: bytes) -> "GroupConfig":
+        """What an operator of any version wrote. Raises ValueError."""
+        document = json.loads(content)
+        found = cls.model_validate(document)
+        if _hash(document) != found.hash():
+            found._received = _hash(document)  # noqa: SLF001 - its own class
+        return found
+
     def hash(self) -> str:
-        """A short content hash; the sidecar reports the hash of the configuration it has applied."""
-        wire = json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(wire.encode()).hexdigest()[:16]
+        """A short content hash; the sidecar reports the hash of the configuration it has applied.
+
+        Of a configuration that was received it is that of the text, with what this version left out of it.
+        """
+        return self._received or _hash(self.to_wire())
 
     def content(self) -> str:
         """A short hash of the files that a cache must hold for the group."""
@@ -87,3 +105,42 @@ class GroupConfig(Document):
             for model in self.models
         )
         return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    wire = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(wire.encode()).hexdigest()[:16]
+
+
+class Started(Observed):
+    """A variable of the Ollama container, as the servers of a group were started with it."""
+
+    name: str
+    value: str
+    source: Literal["spec", "computed", "default"]
+    reason: str = ""
+
+
+class GroupRecord(Observed):
+    """What the planner remembers of a group, beside its configuration; only the operator reads it.
+
+    While nothing of the wish speaks against it, servers keep running as they were started: neither nodes that come and
+    go nor an operator that would compute other values restart them.
+    """
+
+    choices: str = ""
+    """Hash of everything chosen that the environment follows from."""
+    environment: tuple[Started, ...] = ()
+    memory_request: int = 0
+    """Bytes of host memory; 0 where the spec or nobody says."""
+    memory_limit: int = 0
+    memory_reason: str = ""
+    wishes: dict[str, int] = Field(default_factory=dict)
+    """Slots that each model asked for; 0 asks for as many as fit."""
+    kv_type: str = "f16"
+    spread: bool = False
+    gpus: int = 0
+    """Per server."""
+    usable: int = 0
+    """Bytes of each GPU that the plan counted with; 0 where nothing was sized."""
+    usable_reason: str = ""

@@ -1,6 +1,6 @@
 """OllamaDeployment: a pool of Ollama servers on hardware, serving the models of its ModelSets."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -58,6 +58,14 @@ class HardwareSpec(Document):
     """Whole GPUs for each server."""
     cpu: CPUSpec | None = None
     """Cores and memory for each server without a GPU."""
+
+
+EMBEDDING_HARDWARE: Final = HardwareSpec(cpu=CPUSpec(cores="2", memory="4Gi"))
+"""Encoders are small and fast enough on cores; GPUs are for those who ask for them."""
+
+
+def _hardware(given: dict[str, Any]) -> HardwareSpec:
+    return EMBEDDING_HARDWARE if given.get("profile") == "embedding" else HardwareSpec()
 
 
 _OWNED: Final = ", ".join(f"'{name}': '{why}'" for name, why in sorted(OWNED.items()))
@@ -127,6 +135,8 @@ class TuningSpec(Document):
     """``OLLAMA_SCHED_SPREAD``"""
     gpu_overhead: Quantity | None = None
     """Memory left free per GPU: ``OLLAMA_GPU_OVERHEAD`` up to 0.24, ``LLAMA_ARG_FIT_TARGET`` from 0.30."""
+    host_memory: Quantity | None = None
+    """Host memory of a server with GPUs, request and limit, instead of what is computed from its models."""
     load_timeout: Duration | None = None
     """``OLLAMA_LOAD_TIMEOUT``: no progress of a load for this long fails it."""
     extra_env: list[EnvVar] | None = Field(default=None, max_length=64, json_schema_extra=list_map("name"))
@@ -199,7 +209,7 @@ class ReadinessSpec(Document):
             )
         ),
     )
-    """How long one model may take to load. Default 10m."""
+    """How long one model may take to load. Default 10m, for models above 30 GB what they take at 50 MB/s."""
 
 
 class OllamaDeploymentSpec(Document):
@@ -214,14 +224,23 @@ class OllamaDeploymentSpec(Document):
             ),
             rule(
                 "!has(self.readiness) || !has(self.readiness.policy) || self.readiness.policy != 'VRAM' || "
-                "has(self.hardware.gpu)",
+                "(has(self.hardware) && has(self.hardware.gpu))",
                 "readiness.policy VRAM needs hardware.gpu: use Resident on CPU",
                 field=".readiness.policy",
             ),
             rule(
-                "!has(self.tuning) || !has(self.tuning.gpuOverhead) || has(self.hardware.gpu)",
+                "!has(self.tuning) || !has(self.tuning.gpuOverhead) || (has(self.hardware) && has(self.hardware.gpu))",
                 "tuning.gpuOverhead needs hardware.gpu: remove it on CPU",
                 field=".tuning.gpuOverhead",
+            ),
+            rule(
+                "!has(self.tuning) || !has(self.tuning.hostMemory) || (has(self.hardware) && has(self.hardware.gpu))",
+                "tuning.hostMemory needs hardware.gpu: on CPU set hardware.cpu.memory",
+                field=".tuning.hostMemory",
+            ),
+            rule(
+                "has(self.hardware) || (has(self.profile) && self.profile == 'embedding')",
+                "set hardware.gpu or hardware.cpu: only profile embedding has a default, 2 cores and 4Gi",
             ),
         )
     )
@@ -247,8 +266,8 @@ class OllamaDeploymentSpec(Document):
     """Servers per group. Default 1."""
     profile: Profile | None = None
     """Workload the defaults are chosen for. Default ``chat``."""
-    hardware: HardwareSpec
-    """What one server runs on."""
+    hardware: HardwareSpec = Field(default_factory=_hardware)
+    """What one server runs on. Profile ``embedding`` without it runs on 2 cores and 4Gi."""
     tuning: TuningSpec | None = None
     """Explicit values that win over what the operator computes."""
     storage: StorageSpec | None = None

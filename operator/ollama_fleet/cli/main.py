@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from ollama_fleet import __version__
 from ollama_fleet.api import names
@@ -26,8 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ERROR
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong option is an error, and no answer to what was asked: 2 has another meaning here."""
+        self.print_usage(sys.stderr)
+        self.exit(_ERROR, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kubectl-ollama", description="Look at fleets of Ollama servers.")
+    parser = _Parser(prog="kubectl-ollama", description="Look at fleets of Ollama servers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     status = commands.add_parser("status", help="deployments, servers, models: what is ready, and why not")
     status.add_argument("name", nargs="?", help="one OllamaDeployment (default: all)")
@@ -37,7 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("-o", "--output", choices=("tree", "json"), default="tree")
     status.add_argument("--context", help="context of the kubeconfig")
     status.add_argument("--kubeconfig", help="path of the kubeconfig")
-    plan = commands.add_parser("plan", help="what would run on given GPUs, and what would not fit; needs no cluster")
+    plan = commands.add_parser(
+        "plan",
+        help="what would run on given GPUs, and what would not fit; needs no cluster",
+        description=planargs.DESCRIPTION,
+        epilog=planargs.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     planargs.add_arguments(plan)
     commands.add_parser("version", help="version of this program")
     return parser

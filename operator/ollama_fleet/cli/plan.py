@@ -2,23 +2,16 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.cli import gpus, plantable, sources, wishes
-from ollama_fleet.planning.footprints import Options, server_shape
-from ollama_fleet.planning.inventory import Inventory
-from ollama_fleet.planning.plan import Plan
+from ollama_fleet.cli.planview import PlanView, view
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.quantities import parse_bytes
-from ollama_fleet.planning.request import PlanRequest
-from ollama_fleet.planning.versions import DEFAULT, Version
-from ollama_fleet.sizing.portable import from_document
 
 _FITS, _ERROR, _DOES_NOT_FIT = 0, 1, 2
 
@@ -26,92 +19,110 @@ _FITS, _ERROR, _DOES_NOT_FIT = 0, 1, 2
 def run(options: argparse.Namespace) -> int:
     """0 when everything fits, 2 when something does not, 1 when it cannot be told."""
     try:
-        return _plan(options)
+        views = _plan(options)
     except (gpus.InvalidGPU, wishes.InvalidWish, sources.UnknownModel) as error:
         sys.stderr.write(f"kubectl-ollama: {error}\n")
         return _ERROR
+    _print(views, options.output)
+    return _FITS if all(one.fits for one in views) else _DOES_NOT_FIT
 
 
-def _plan(options: argparse.Namespace) -> int:
-    if bool(options.model) == bool(options.file):
-        raise wishes.InvalidWish("name a model, or give manifests with -f")
-    inventory = _inventory(options)
+def _plan(options: argparse.Namespace) -> list[PlanView]:
+    card = _card(options)
+    manifests = _manifests(options, card)
     file = options.model if options.model and options.model.endswith(".gguf") else None
-    manifests = (
-        wishes.read(options.file)
-        if options.file
-        else wishes.single(options.model, context=_tokens(options.context), parallel=options.parallel)
-    )
-    found = sources.look_up(wishes.wanted(manifests, file=file), offline=options.offline)
-    requests = wishes.requests(manifests, found, inventory)
-    names = [model.name for spec in manifests.model_sets.values() for model in spec.models]
-    origins = dict(zip(names, (one.source for one in found), strict=True))
-    worst = _FITS
-    documents = {}
-    for name, request in requests.items():
+    wanted = wishes.wanted(manifests, file=file)
+    found = sources.look_up(wanted, offline=options.offline)
+    requests = wishes.requests(manifests, found, card, servers=options.servers)
+    headers = iter(found)
+    origins = {
+        (namespace, model.name): next(headers)
+        for (namespace, _), spec in manifests.model_sets.items()
+        for model in spec.models
+    }
+    views = []
+    for (namespace, name), request in requests.items():
         asked = wishes.changed(request, kv=options.kv, version=options.ollama)
-        plan = plan_deployment(asked)
-        sized = _sized(asked, inventory, origins)
-        if plan.problems or plan.left_out:
-            worst = _DOES_NOT_FIT
-        documents[name] = _document(plan, sized)
-        if options.output == "table":
-            colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-            print("\n".join(plantable.render(name, plan, sized, colour=colour)))
-    if options.output == "json":
-        print(json.dumps(documents, indent=2))
-    elif options.output == "yaml":
-        print(yaml.safe_dump(documents, sort_keys=False), end="")
-    return worst
+        title = f"{namespace}/{name}" if namespace else name
+        known = {model: one for (where, model), one in origins.items() if where == namespace}
+        views.append(view(title, asked, plan_deployment(asked), known))
+    return views
 
 
-def _inventory(options: argparse.Namespace) -> Inventory:
+def _card(options: argparse.Namespace) -> gpus.Card | None:
     if options.servers < 1:
         raise gpus.InvalidGPU(f"--servers {options.servers}: at least 1")
     if options.gpu:
-        return gpus.by_memory(options.gpu, servers=options.servers)
-    return gpus.by_product(options.gpu_product, servers=options.servers)
+        return gpus.by_memory(options.gpu)
+    return gpus.by_product(options.gpu_product) if options.gpu_product else None
 
 
-def _sized(request: PlanRequest, inventory: Inventory, origins: dict[str, str]) -> plantable.Sized:
-    tuning = request.spec.tuning or TuningSpec()
-    version = Version.parse(request.spec.version) if request.spec.version else DEFAULT
-    views = [view for view in request.model_sets.values() if view]
-    shapes = {m.name: from_document(m.header) for view in views for m in view.status.models if m.header}
-    return plantable.Sized(
-        inventory=inventory,
-        server=server_shape(inventory, tuning, version=version),
-        options=Options.of(tuning, version=version, gpus=inventory.gpus),
-        shapes=shapes,
-        sources={name: source for name, source in origins.items() if name in shapes},
-    )
+def _manifests(options: argparse.Namespace, card: gpus.Card | None) -> wishes.Manifests:
+    if bool(options.model) == bool(options.file):
+        raise wishes.InvalidWish("name a model, or give manifests with -f")
+    if not options.file:
+        context = _tokens(options.context)
+        return wishes.single(options.model, context=context, parallel=options.parallel, card=card)
+    if options.context or options.parallel:
+        raise wishes.InvalidWish("--context and --parallel go with a model: with -f, set them in the manifests")
+    return wishes.read(options.file, card=card)
 
 
-def _document(plan: Plan, sized: plantable.Sized) -> Mapping[str, Any]:
+def _print(views: list[PlanView], output: str) -> None:
+    if output == "json":
+        print(json.dumps({one.name: _document(one) for one in views}, indent=2))
+    elif output == "yaml":
+        print(yaml.safe_dump({one.name: _document(one) for one in views}, sort_keys=False), end="")
+    elif not _on_terminal(views):
+        for number, one in enumerate(views):
+            print(*([""] if number else []), *plantable.render(one), sep="\n")
+
+
+def _on_terminal(views: list[PlanView]) -> bool:
+    """Whether it was shown on a terminal; a pipe, or a Python without rich, gets plain text."""
+    if not sys.stdout.isatty():
+        return False
+    try:
+        from ollama_fleet.cli import planterminal  # noqa: PLC0415 - a pipe must not wait for it
+    except ImportError:
+        return False
+    planterminal.show(views)
+    return True
+
+
+def _document(shown: PlanView) -> Mapping[str, Any]:
     """For programs: bytes, and the words of the status."""
+    plan = shown.plan
     return {
         "version": plan.version,
-        "fits": not plan.problems and not plan.left_out,
+        "fits": shown.fits,
         "groups": [
             {
                 "name": group.name,
                 "replicas": group.replicas,
                 "parallel": group.config.num_parallel,
+                "kvCacheType": group.options.kv_type,
                 "environment": {setting.name: setting.value for setting in group.environment},
+                "hostMemory": {"request": group.memory.request, "limit": group.memory.limit},
+                "gpus": [{"used": bar.used, "usable": bar.usable} for bar in seen.bars],
                 "models": {
-                    name: {
-                        "parts": {part.name: part.bytes for part in guess.parts},
-                        "total": guess.total,
-                        "reserve": guess.reserve,
-                        "perGPU": list(guess.per_gpu),
-                        "confidence": guess.confidence,
-                        "source": sized.sources.get(name, ""),
+                    row.name: {
+                        "slots": row.slots,
+                        "residency": row.residency,
+                        "parts": {part.name: part.bytes for part in row.estimate.parts},
+                        "total": row.estimate.total,
+                        "reserve": row.estimate.reserve,
+                        "perGPU": list(row.estimate.per_gpu),
+                        "confidence": row.estimate.confidence,
+                        "source": shown.sources.get(row.name, ""),
                     }
-                    for name, guess in plantable.estimates(group, sized).items()
+                    for row in seen.rows
+                    if row.estimate is not None
                 },
             }
-            for group in plan.groups
+            for group, seen in zip(plan.groups, shown.groups, strict=True)
         ],
+        "effective": [value.to_wire() for value in plan.effective],
         "problems": [
             {"reason": str(problem.reason), "message": problem.message} for problem in (*plan.problems, *plan.left_out)
         ],

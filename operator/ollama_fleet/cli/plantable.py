@@ -1,99 +1,81 @@
-"""A plan as text of 80 columns."""
+"""A plan as plain text of 80 columns."""
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Final
 
-from ollama_fleet.planning.footprints import Options, Shapes, estimate_of, footprint
-from ollama_fleet.planning.inventory import Inventory
-from ollama_fleet.planning.packing import load_order
-from ollama_fleet.planning.plan import Group, Plan
+from ollama_fleet.cli.planview import GroupView, ModelRow, PlanView
 from ollama_fleet.planning.remedies import amount
-from ollama_fleet.planning.scheduler import ServerShape, seat
-from ollama_fleet.sizing.estimate import GIB, Estimate
+from ollama_fleet.sizing.estimate import GIB
 
-_WIDTH = 80
-_BAR = 40
-_COLUMNS = "{:<23} {:>8} {:>8} {:>8} {:>8} {:>8}  {}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """What the table shows besides the plan."""
-
-    inventory: Inventory
-    server: ServerShape
-    options: Options
-    shapes: Shapes
-    sources: dict[str, str]
+_WIDTH: Final = 80
+_BAR: Final = 36
+_COLUMNS: Final = "{:<22} {:>8} {:>8} {:>8} {:>8} {:>8}  {}"
 
 
-def render(name: str, plan: Plan, sized: Sized, *, colour: bool) -> Iterator[str]:
+def render(view: PlanView) -> Iterator[str]:
     """The lines of one OllamaDeployment."""
-    mark = _paint("✓", 32, colour=colour) if not plan.problems and not plan.left_out else _paint("✗", 31, colour=colour)
-    yield f"{mark} {name}  Ollama {plan.version}  {sized.inventory.gpus} GPU per server, {sized.inventory.source}"
-    for group in plan.groups:
+    yield from _wrapped(f"{'✓' if view.fits else '✗'} {view.name}  Ollama {view.plan.version}  {view.where}", hang=2)
+    for group in view.groups:
         yield ""
-        yield f"group {group.name}: {group.replicas} server(s), {group.config.num_parallel} slots per model"
-        yield _COLUMNS.format("  MODEL", "WEIGHTS", "KV", "COMPUTE", "TOTAL", "RESERVE", "CONFIDENCE")
-        yield from (_row(group, model.name, sized) for model in group.config.models)
-        yield from _bars(group, sized, colour=colour)
-    for problem in (*plan.problems, *plan.left_out):
+        yield from _group(group)
+    for problem in (*view.plan.problems, *view.plan.left_out):
         yield ""
-        yield from textwrap.wrap(f"{problem.reason}: {problem.message}", _WIDTH)
-    if plan.groups:
+        yield from _wrapped(f"{problem.reason}: {problem.message}", hang=2)
+    if view.settings:
         yield ""
-        yield "environment of group " + plan.groups[0].name
-        for setting in plan.groups[0].environment:
-            yield f"  {setting.name}={setting.value}"
-            yield from textwrap.wrap(
-                f"{setting.source}: {setting.reason}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
-    noted = sorted({source for source in sized.sources.values() if source == "bundled catalogue"})
-    if noted:
-        listed = ", ".join(sorted(model for model, source in sized.sources.items() if source in noted))
+        yield "SETTINGS"
+    for value in view.settings:
+        groups = f" ({', '.join(value.groups)})" if value.groups else ""
+        yield f"  {value.name}={value.value}{groups}"
+        yield from _wrapped(f"{value.source}: {value.reason}" if value.reason else value.source, indent=6)
+    for note in view.notes:
         yield ""
-        yield from textwrap.wrap(f"From the bundled catalogue, not from a file: {listed}", _WIDTH)
+        yield from _wrapped(note)
 
 
-def estimates(group: Group, sized: Sized) -> dict[str, Estimate]:
-    """By model, as the planner counted."""
-    found = {}
-    for model in group.config.models:
-        if model.name in sized.shapes:
-            options = sized.options
-            found[model.name] = estimate_of(
-                model, sized.shapes[model.name], options, parallel=max(1, group.config.num_parallel)
-            )
-    return found
+def heading(group: GroupView) -> str:
+    """What the servers of a group are."""
+    servers = "1 server" if group.replicas == 1 else f"{group.replicas} servers"
+    slots = "1 slot" if group.parallel == 1 else f"{group.parallel} slots"
+    return f"group {group.name}: {servers}, {slots} per model, cache {group.kv_type}"
 
 
-def _row(group: Group, model: str, sized: Sized) -> str:
-    guess = estimates(group, sized).get(model)
-    if guess is None:
-        return f"  {model:<22} not sized: its header is not known"
-    kv = guess.part("kv") + guess.part("state")
-    rest = guess.part("compute") + guess.part("projector")
-    figures = [_short(value) for value in (guess.part("weights"), kv, rest, guess.total, guess.reserve)]
-    return _COLUMNS.format(f"  {model[:21]}", *figures, guess.confidence)
+def _group(group: GroupView) -> Iterator[str]:
+    yield heading(group)
+    yield _COLUMNS.format("  MODEL", "WEIGHTS", "KV", "COMPUTE", "TOTAL", "RESERVE", "CONFIDENCE")
+    for row in group.rows:
+        yield _row(row)
+    for number, bar in enumerate(group.bars):
+        filled = min(_BAR, round(_BAR * bar.used / bar.usable))
+        free = max(0, bar.usable - bar.used)
+        drawn = "█" * filled + "░" * (_BAR - filled)
+        yield f"  GPU {number} {drawn} {amount(bar.used)} used, {amount(free)} free"
+    if group.sharing:
+        yield f"  OnDemand models share what is free, one at a time: {group.sharing}"
 
 
-def _bars(group: Group, sized: Sized, *, colour: bool) -> Iterator[str]:
-    """What Pinned models take of each GPU when all of them are loaded."""
-    wanted = [model.name for model in group.config.models if model.residency == "Pinned"]
-    slots = max(1, group.config.num_parallel)
-    found = [footprint(m, sized.shapes.get(m.name), sized.options, parallel=slots) for m in group.config.models]
-    seating = seat(sized.server, load_order(one for one in found if one.name in wanted))
-    for gpu, used in enumerate(seating.used):
-        filled = min(_BAR, round(_BAR * used / sized.server.usable))
-        bar = _paint("█" * filled, 36, colour=colour) + "░" * (_BAR - filled)
-        free = max(0, sized.server.usable - used)
-        yield f"  GPU {gpu} {bar} {amount(used)} used, {amount(free)} free"
+def _row(row: ModelRow) -> str:
+    name = f"  {row.name[:17]}{'*' if row.residency != 'Pinned' else ''}"
+    if row.estimate is None:
+        return f"{name:<22} not sized: its header is not known"
+    reserve = gibibytes(row.estimate.reserve) if row.on_gpu else "-"
+    figures = (gibibytes(size) for size in (row.estimate.part("weights"), row.kv, row.compute, row.total))
+    return _COLUMNS.format(name, *figures, reserve, row.estimate.confidence)
 
 
-def _short(count: int) -> str:
+def gibibytes(count: int) -> str:
+    """Two digits: enough to compare models, and no more than estimates are good for."""
     return f"{count / GIB:.2f}Gi"
 
 
-def _paint(text: str, code: int, *, colour: bool) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+def _wrapped(text: str, *, indent: int = 0, hang: int = 0) -> Iterator[str]:
+    # Names of models and fields are not broken.
+    yield from textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hang),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

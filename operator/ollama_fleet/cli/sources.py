@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from ollama_fleet.api.references import InvalidReference, ModelReference, parse_reference
 from ollama_fleet.cli import catalogue
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.shape import ModelShape
+
+BUNDLED: Final = "bundled catalogue"
 
 
 class UnknownModel(Exception):
@@ -31,6 +34,8 @@ class Found:
 
     shape: ModelShape
     source: str
+    note: str = ""
+    """Why it does not come from where it was looked for first."""
 
 
 def look_up(wanted: Sequence[Wanted], *, offline: bool) -> list[Found]:
@@ -42,15 +47,15 @@ def look_up(wanted: Sequence[Wanted], *, offline: bool) -> list[Found]:
             answers[index] = answer
     found = []
     for one, answer in zip(wanted, answers, strict=True):
-        found.append(answer if isinstance(answer, Found) else _bundled(one, answer))
+        found.append(answer if isinstance(answer, Found) else _bundled(one, answer, asked=not offline))
     return found
 
 
-def _bundled(wanted: Wanted, otherwise: UnknownModel) -> Found:
+def _bundled(wanted: Wanted, otherwise: UnknownModel, *, asked: bool) -> Found:
     shape = catalogue.look_up(wanted.reference)
     if shape is None:
         raise otherwise
-    return Found(shape, "bundled catalogue")
+    return Found(shape, BUNDLED, note=str(otherwise) if asked else "")
 
 
 def _near(wanted: Wanted, *, offline: bool) -> Found | UnknownModel:

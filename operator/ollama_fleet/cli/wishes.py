@@ -12,12 +12,16 @@ from pydantic import ValidationError
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ResolvedModel, SourceSpec
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.references import DEFAULT_REGISTRY, parse_reference
+from ollama_fleet.cli.gpus import Card, InvalidGPU
 from ollama_fleet.cli.sources import Found, Wanted
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest
 from ollama_fleet.sizing.portable import to_document
 
 _LIMIT_BYTES = 4 * 2**20
+
+Name = tuple[str, str]
+"""Namespace (empty where a manifest names none) and name."""
 
 
 class InvalidWish(Exception):
@@ -26,19 +30,31 @@ class InvalidWish(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """ModelSets and OllamaDeployments of the files, by name."""
+    """ModelSets and OllamaDeployments of the files."""
 
-    model_sets: Mapping[str, ModelSetSpec]
-    deployments: Mapping[str, OllamaDeploymentSpec]
+    model_sets: Mapping[Name, ModelSetSpec]
+    deployments: Mapping[Name, OllamaDeploymentSpec]
 
 
-def read(paths: Sequence[Path]) -> Manifests:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A survey whose answer was given."""
+
+    inventory: Inventory | None
+
+    def __call__(self) -> Inventory | None:
+        """The answer."""
+        return self.inventory
+
+
+def read(paths: Sequence[Path], *, card: Card | None) -> Manifests:
     """Read manifests. Raises InvalidWish."""
-    sets: dict[str, ModelSetSpec] = {}
-    deployments: dict[str, OllamaDeploymentSpec] = {}
+    sets: dict[Name, ModelSetSpec] = {}
+    deployments: dict[Name, OllamaDeploymentSpec] = {}
     for path in paths:
         for document in _documents(path):
-            kind, name = document.get("kind"), document.get("metadata", {}).get("name", "")
+            kind, metadata = document.get("kind"), document.get("metadata") or {}
+            name = (metadata.get("namespace", ""), metadata.get("name", ""))
             try:
                 if kind == "ModelSet":
                     sets[name] = ModelSetSpec.model_validate(document.get("spec", {}))
@@ -47,21 +63,21 @@ def read(paths: Sequence[Path]) -> Manifests:
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(str(part) for part in first["loc"])
-                raise InvalidWish(f"{path}: {kind} {name}: spec.{field}: {first['msg']}") from error
+                raise InvalidWish(f"{path}: {kind} {name[1]}: spec.{field}: {first['msg']}") from error
     if not sets:
         raise InvalidWish(f"{', '.join(map(str, paths))}: no ModelSet in it")
-    return Manifests(sets, deployments or {"plan": _deployment(sets, {"gpu": {"count": 1}})})
+    return Manifests(sets, deployments or _on_gpus(sets, card))
 
 
-def single(model: str, *, context: int | None, parallel: int | None) -> Manifests:
+def single(model: str, *, context: int | None, parallel: int | None, card: Card | None) -> Manifests:
     """One model on one server."""
     entry: dict[str, Any] = {"name": _served(model), "contextLength": context, "parallel": parallel}
     spec = {"models": [{key: value for key, value in entry.items() if value is not None}]}
     try:
-        sets = {"plan": ModelSetSpec.model_validate(spec)}
+        sets = {("", "plan"): ModelSetSpec.model_validate(spec)}
     except ValidationError as error:
         raise InvalidWish(f"{model}: {error.errors()[0]['msg']}") from error
-    return Manifests(sets, {"plan": _deployment(sets, {"gpu": {"count": 1}})})
+    return Manifests(sets, _on_gpus(sets, card))
 
 
 def _served(model: str) -> str:
@@ -81,39 +97,51 @@ def wanted(manifests: Manifests, *, file: str | None) -> list[Wanted]:
     ]
 
 
-def requests(manifests: Manifests, found: Sequence[Found], inventory: Inventory | None) -> dict[str, PlanRequest]:
-    """What the planner reads, by name of the OllamaDeployment."""
+def requests(
+    manifests: Manifests, found: Sequence[Found], card: Card | None, *, servers: int
+) -> dict[Name, PlanRequest]:
+    """What the planner reads, by OllamaDeployment. Raises InvalidGPU where it is not said which GPUs there are."""
     shapes = iter(found)
     views = {
-        name: ModelSetView(name, spec, _status(spec, [next(shapes) for _ in spec.models]), generation=1)
-        for name, spec in manifests.model_sets.items()
+        (namespace, name): ModelSetView(name, spec, _status(spec, [next(shapes) for _ in spec.models]), generation=1)
+        for (namespace, name), spec in manifests.model_sets.items()
     }
     return {
-        name: PlanRequest(
-            namespace="default",
+        (namespace, name): PlanRequest(
+            namespace=namespace or "default",
             name=name,
             spec=spec,
-            model_sets={reference.name: views.get(reference.name) for reference in spec.model_sets},
+            model_sets={reference.name: views.get((namespace, reference.name)) for reference in spec.model_sets},
             policy=ImagePolicy(fleet_image="ollama-fleet"),
-            inventory=inventory if spec.hardware.gpu is not None else None,
+            survey=Known(_inventory(name, spec, card, servers)),
             claim=ClaimView(frozenset({"ReadWriteMany"})),
         )
-        for name, spec in manifests.deployments.items()
+        for (namespace, name), spec in manifests.deployments.items()
     }
 
 
 def changed(request: PlanRequest, *, kv: str | None, version: str | None) -> PlanRequest:
     """The request with what the command line says on top. Raises InvalidWish."""
+    if kv is None and version is None:
+        return request
     wire = request.spec.to_wire()
+    if "hardware" not in request.spec.model_fields_set:
+        wire.pop("hardware", None)
     tuning = dict(wire.get("tuning") or {})  # type: ignore[call-overload]
     tuning |= {"kvCacheType": kv} if kv else {}
     wire |= ({"tuning": tuning} if tuning else {}) | ({"version": version} if version else {})
-    # The command line says how many GPUs a server gets.
-    hardware = {"gpu": {"count": request.inventory.gpus}} if request.inventory else wire["hardware"]
     try:
-        return replace(request, spec=OllamaDeploymentSpec.model_validate({**wire, "hardware": hardware}))
+        return replace(request, spec=OllamaDeploymentSpec.model_validate(wire))
     except ValidationError as error:
-        raise InvalidWish(str(error.errors()[0]["msg"])) from error
+        raise InvalidWish(f"--ollama {version}: {error.errors()[0]['msg']}") from error
+
+
+def _inventory(name: str, spec: OllamaDeploymentSpec, card: Card | None, servers: int) -> Inventory | None:
+    if spec.hardware.gpu is None:
+        return None
+    if card is None:
+        raise InvalidGPU(f"{name} runs on GPUs: say which with --gpu 24Gi or --gpu-product L4")
+    return card.inventory(spec.hardware.gpu, servers=servers)
 
 
 def _status(spec: ModelSetSpec, found: Sequence[Found]) -> ModelSetStatus:
@@ -135,9 +163,16 @@ def _status(spec: ModelSetSpec, found: Sequence[Found]) -> ModelSetStatus:
     )
 
 
-def _deployment(sets: Mapping[str, ModelSetSpec], hardware: dict[str, Any]) -> OllamaDeploymentSpec:
-    names = [{"name": name} for name in sets]
-    return OllamaDeploymentSpec.model_validate({"modelSets": names, "hardware": hardware})
+def _on_gpus(sets: Mapping[Name, ModelSetSpec], card: Card | None) -> dict[Name, OllamaDeploymentSpec]:
+    """One deployment of each namespace's sets, where no manifest has one."""
+    gpu = {"count": (card.count if card else None) or 1}
+    by_namespace: dict[str, list[dict[str, str]]] = {}
+    for namespace, name in sets:
+        by_namespace.setdefault(namespace, []).append({"name": name})
+    return {
+        (namespace, "plan"): OllamaDeploymentSpec.model_validate({"modelSets": names, "hardware": {"gpu": gpu}})
+        for namespace, names in by_namespace.items()
+    }
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:

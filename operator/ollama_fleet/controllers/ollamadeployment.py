@@ -13,9 +13,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from ollama_fleet.api.deploymentstatus import OllamaDeploymentStatus
-from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
-from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, TuningSpec
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
@@ -23,22 +23,23 @@ from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.measurements import Measurements
+from ollama_fleet.controllers.nodes import Nodes
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
-from ollama_fleet.controllers.placement import Placer, node_view
+from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
-from ollama_fleet.manifests.render import render
-from ollama_fleet.planning.footprints import Options
+from ollama_fleet.manifests.render import RECORD_KEY, render
+from ollama_fleet.manifests.rollout import started
+from ollama_fleet.planning.groups import readiness_policy
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
-from ollama_fleet.planning.planner import plan_deployment, readiness_policy
+from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
-from ollama_fleet.planning.versions import Version
 
 Object = Mapping[str, Any]
 
@@ -63,6 +64,7 @@ class OllamaDeploymentController:
     pods: PodWriter
     placer: Placer
     measurements: Measurements
+    nodes: Nodes
     events: EventRecorder
     policy: ImagePolicy
     fleet_namespaces: tuple[str, ...]
@@ -92,7 +94,7 @@ class OllamaDeploymentController:
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
         await self.pods.update(groups, in_force, measured=_measured(spec, plan, in_force, previous))
-        self._measure(spec, plan, groups, in_force)
+        self._measure(plan, groups)
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
@@ -116,17 +118,12 @@ class OllamaDeploymentController:
             return False
         return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
 
-    def _measure(
-        self,
-        spec: OllamaDeploymentSpec,
-        plan: Plan,
-        groups: list[ObservedGroup],
-        in_force: Mapping[str, GroupConfig],
-    ) -> None:
-        if spec.hardware.gpu is not None and plan.version:
-            version = Version.parse(plan.version)
-            options = Options.of(spec.tuning or TuningSpec(), version=version, gpus=spec.hardware.gpu.count)
-            self.measurements.take(groups, in_force, options)
+    def _measure(self, plan: Plan, groups: list[ObservedGroup]) -> None:
+        planned = {group.name: group for group in plan.groups if group.hardware.gpu is not None}
+        for seen in groups:
+            if seen.name in planned:
+                group = planned[seen.name]
+                self.measurements.take([seen], {seen.name: group.config}, group.options)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an OllamaDeployment that is gone."""
@@ -144,15 +141,24 @@ class OllamaDeploymentController:
             spec=spec,
             model_sets={name: self._model_set(metadata["namespace"], name) for name in names_},
             previous=tuple(
-                PreviousGroup(name=name, config=config, crowded=name in crowded)
+                PreviousGroup(name=name, config=config, crowded=name in crowded, record=self._record(live, name))
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,
             fleet_namespaces=self.fleet_namespaces,
             measured=self.measurements.calibration,
-            inventory=survey(spec, map(node_view, self.caches.nodes.list())),
+            survey=lambda: survey(spec, self.nodes.views(deployment=f"{metadata['namespace']}/{metadata['name']}")),
             claim=claim,
         )
+
+    def _record(self, live: Object, group: str) -> GroupRecord:
+        """What the last plan noted of a group; one that an earlier version made says what it can."""
+        config_map = self.caches.config_maps.get(live["metadata"]["namespace"], child_name(Owner.of(live), group))
+        try:
+            return GroupRecord.model_validate_json((config_map or {}).get("data", {}).get(RECORD_KEY, ""))
+        except ValidationError:
+            deployment = self._deployment(live, group)
+            return started(deployment) if deployment else GroupRecord()
 
     def _model_set(self, namespace: str, name: str) -> ModelSetView | None:
         live = self.caches.model_sets.get(namespace, name)

@@ -19,6 +19,7 @@ from ollama_fleet.controllers.caches import Caches, build, connect, owners_on
 from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.modelset import ModelSetController
+from ollama_fleet.controllers.nodes import Nodes
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
 from ollama_fleet.controllers.placement import Placer
@@ -271,6 +272,7 @@ class Operator:
             pods=PodWriter(client, measurements.reports, now),
             placer=Placer(client, caches, children, now),
             measurements=measurements,
+            nodes=Nodes(caches, measurements.reports),
             events=events,
             policy=ImagePolicy(
                 fleet_image=self.options.fleet_image,

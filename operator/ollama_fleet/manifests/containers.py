@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from ollama_fleet.api import names
 from ollama_fleet.manifests.storage import config_mount, secret_mounts, shares_claim, store_mounts
+from ollama_fleet.planning.inventory import GPU_RESOURCE
 from ollama_fleet.planning.plan import Group
-
-DEFAULT_GPU_RESOURCE: Final = "nvidia.com/gpu"
+from ollama_fleet.planning.quantities import quantity
 
 _LOCKED_DOWN: Final = {
     "allowPrivilegeEscalation": False,
@@ -78,7 +78,11 @@ def _probe(path: str) -> dict[str, Any]:
 def _resources(group: Group) -> dict[str, Any]:
     gpu, cpu = group.hardware.gpu, group.hardware.cpu
     if gpu is not None:
-        return {"limits": {gpu.resource_name or DEFAULT_GPU_RESOURCE: str(gpu.count)}}
+        devices, memory = {gpu.resource_name or GPU_RESOURCE: str(gpu.count)}, group.memory
+        if not memory.request:
+            return {"limits": devices}
+        limits = {**devices, "memory": quantity(memory.limit)}
+        return {"requests": {"memory": quantity(memory.request)}, "limits": limits}
     if cpu is not None:
         # No CPU limit: idle cores are free to use; memory is a limit because the kernel cannot take it back.
         return {"requests": {"cpu": cpu.cores, "memory": cpu.memory}, "limits": {"memory": cpu.memory}}

@@ -7,9 +7,8 @@ from ollama_fleet.api.ollamadeployment import EPHEMERAL, GPUSpec
 from ollama_fleet.manifests import containers
 from ollama_fleet.manifests.names import Owner, child_name, labels, selector
 from ollama_fleet.manifests.storage import volumes
-from ollama_fleet.planning.inventory import CARD_SHARE, LABEL_MEMORY, LABEL_PRODUCT
+from ollama_fleet.planning.inventory import GPU_RESOURCE, least_memory, memory_label, product_label, product_values
 from ollama_fleet.planning.plan import Group
-from ollama_fleet.planning.quantities import mebibytes
 
 USER: Final = 65532
 """The unprivileged user of all containers; its group owns the volumes."""
@@ -98,10 +97,10 @@ def node_affinity(group: Group) -> dict[str, Any]:
 
 
 def _gpu_demands(gpu: GPUSpec) -> list[dict[str, Any]]:
+    resource, least = gpu.resource_name or GPU_RESOURCE, least_memory(gpu)
     demands: list[dict[str, Any]] = []
     if gpu.products:
-        demands.append({"key": LABEL_PRODUCT, "operator": "In", "values": list(gpu.products)})
-    if gpu.min_memory:
-        least = int(mebibytes(gpu.min_memory) * CARD_SHARE)
-        demands.append({"key": LABEL_MEMORY, "operator": "Gt", "values": [str(least - 1)]})
+        demands.append({"key": product_label(resource), "operator": "In", "values": product_values(gpu)})
+    if least:
+        demands.append({"key": memory_label(resource), "operator": "Gt", "values": [str(least - 1)]})
     return demands

@@ -14,6 +14,7 @@ from ollama_fleet.planning.plan import Group
 
 Object = dict[str, Any]
 
+RECORD_KEY: Final = "record.json"
 _REVISIONS: Final = 3
 _ASSUMED_BYTES_PER_SECOND: Final = 20_000_000
 """A slow registry; only bounds how long a rollout may seem to stand still."""
@@ -31,13 +32,14 @@ def render(group: Group, *, owner: Owner, live: Mapping[str, Any] | None) -> tup
 
 
 def config_map(group: Group, *, owner: Owner) -> Object:
-    """The group configuration, read by puller and sidecar."""
+    """The group configuration, read by puller and sidecar, and beside it what the next plan has to know of this one."""
     wire = json.dumps(group.config.to_wire(), sort_keys=True, indent=1)
+    record = json.dumps(group.record.to_wire(), sort_keys=True, indent=1)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(owner, group.name),
-        "data": {CONFIG_KEY: wire},
+        "data": {CONFIG_KEY: wire, RECORD_KEY: record},
     }
 
 

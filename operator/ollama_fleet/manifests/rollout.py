@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ollama_fleet.api import names
+from ollama_fleet.api.group import GroupRecord, Started
 from ollama_fleet.api.ollamadeployment import EPHEMERAL
 from ollama_fleet.planning.plan import Group
 
@@ -32,6 +33,8 @@ def template_hash(group: Group) -> str:
         "secrets": sorted({(m.pull_secret or "", m.ca_secret or "") for m in group.config.models}),
         # An emptyDir is filled by the init container only; other caches are filled beside running pods.
         "pinned": _pinned(group) if cache.type == "Ephemeral" else [],
+        # Only what was chosen: what is computed follows from the models, which come and go.
+        **({"memory": group.memory.request} if group.memory.reason.startswith("spec.") else {}),
     }
     wire = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return f"v{HASH_VERSION}-{hashlib.sha256(wire.encode()).hexdigest()[:16]}"
@@ -45,6 +48,19 @@ def settle(rendered: dict[str, Any], *, wanted: str, live: Mapping[str, Any] | N
         found: dict[str, Any] = json.loads(kept)
         return found
     return rendered
+
+
+def started(live: Mapping[str, Any]) -> GroupRecord:
+    """What a Deployment of an operator that kept no records says of how its servers were started."""
+    kept = live["metadata"].get("annotations", {}).get(names.ANNOTATION_TEMPLATE)
+    containers = json.loads(kept)["spec"]["containers"] if kept else []
+    ollama: Mapping[str, Any] = next((one for one in containers if one["name"] == names.CONTAINER_OLLAMA), {})
+    values = {entry["name"]: entry["value"] for entry in ollama.get("env", ())}
+    return GroupRecord(
+        environment=tuple(Started(name=name, value=value, source="computed") for name, value in values.items()),
+        kv_type=values.get("OLLAMA_KV_CACHE_TYPE", "f16"),
+        spread=values.get("OLLAMA_SCHED_SPREAD") == "1",
+    )
 
 
 def _pinned(group: Group) -> list[tuple[str, str, str]]:

@@ -1,30 +1,23 @@
-"""Groups and slots that fit the GPUs: which models share a server, and how many requests each serves at once."""
+"""Groups and modes that fit the GPUs: which models share a server, and how their servers run.
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+What runs stays as it is while nothing of the wish speaks against it: a group keeps its slots and its type of cache,
+whatever nodes there are, and a newcomer takes it as it runs. Only when a model would be left out otherwise are slots of
+running groups given up, or caches quantised.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ollama_fleet.api.group import GroupModel
-from ollama_fleet.planning.footprints import Options, Shapes, footprint
+from ollama_fleet.planning.abilities import effective_slots
+from ollama_fleet.planning.footprints import Mode
 from ollama_fleet.planning.grouping import assign, clash
-from ollama_fleet.planning.packing import Item, LeftOut, Packing, fits, pack
+from ollama_fleet.planning.packing import Item, Packing, levels_of, pack
 from ollama_fleet.planning.request import PreviousGroup
-from ollama_fleet.planning.scheduler import ServerShape
+from ollama_fleet.planning.rooms import House, Trial, Wish
 
-_MOVE_BUDGET = 1
+MOVE_BUDGET = 1
 """Running models that a change may move to another server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be fitted."""
-
-    models: tuple[GroupModel, ...]
-    shapes: Shapes
-    options: Options
-    parallel: int | None = None
-    """An explicit number of slots: it is kept, whether it fits or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +25,12 @@ class Fitted:
     """One group."""
 
     models: tuple[GroupModel, ...]
-    parallel: int
-    key: str
-    """Of everything that decided it: while the key stays, the group stays, whatever happens to the nodes."""
+    """With the slots that each really has."""
+    mode: Mode
     planned: Mapping[str, int] = field(default_factory=dict)
-    """Upper bound of GPU memory by model, in bytes."""
+    """Upper bound of GPU memory by model, in bytes; empty where nothing was sized."""
+    slots: Mapping[str, int] = field(default_factory=dict)
+    """The most slots by type of cache, where that was looked at: 0 for one with which the group does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,101 +38,181 @@ class Fitting:
     """All groups, and the models for which there is no room."""
 
     groups: Mapping[str, Fitted]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
-def unsized(wish: Wish, previous: Sequence[PreviousGroup]) -> Fitting:
-    """Groups where nothing says how large a GPU is: only models that would evict each other are kept apart."""
-    groups = assign(wish.models, previous)
-    return Fitting(
-        {
-            name: Fitted(members, wish.parallel or _widest(members), _key(wish, members))
-            for name, members in groups.items()
-        }
-    )
-
-
-def fit(wish: Wish, server: ServerShape, previous: Sequence[PreviousGroup], *, servers: int) -> Fitting:
-    """As many slots as are wished for if all models fit with them, else as many as let most models fit."""
-    home = {model.name: group.name for group in previous for model in group.config.models}
-    widest = wish.parallel or _widest(wish.models)
-    least = widest if wish.parallel else 1
-    best: tuple[Packing, int] | None = None
-    for parallel in range(widest, least - 1, -1):
-        found = pack(_items(wish, home, parallel), server, servers=servers, move_budget=_MOVE_BUDGET)
-        if best is None or len(found.left_out) < len(best[0].left_out):
-            best = (found, parallel)
-        if not found.left_out:
-            break
-    assert best is not None
-    return Fitting(
-        {name: _fitted(wish, server, items, best[1], widest) for name, items in best[0].groups.items()},
-        best[0].left_out,
-    )
-
-
-def unchanged(wish: Wish, previous: Sequence[PreviousGroup]) -> Fitting | None:
-    """The groups that run, if they are what this wish led to before: nodes that come and go change no running plan."""
-    if sorted(m.name for g in previous for m in g.config.models) != sorted(m.name for m in wish.models):
+def as_it_runs(house: House) -> Fitting | None:
+    """The groups that run, if the wish asks for nothing that they do not have: then nobody looks at nodes."""
+    running = house.running
+    settled = frozenset(name for group in running.values() for name in group.settled)
+    if settled != frozenset(house.wish.wants):
         return None
-    by_name = {model.name: model for model in wish.models}
-    groups = {}
-    for group in previous:
-        members = tuple(by_name[model.name] for model in group.config.models)
-        if not group.config.sized_for or group.config.sized_for != _key(wish, members):
-            return None
-        planned = _planned(wish, members, group.config.num_parallel)
-        groups[group.name] = Fitted(members, group.config.num_parallel, group.config.sized_for, planned)
-    return Fitting(groups) if groups else None
+    groups = {name: runs for name, runs in running.items() if runs.settled}
+    return Fitting({name: _fitted(house, r.settled, r.mode, sized=r.sized) for name, r in groups.items()})
 
 
-def _fitted(wish: Wish, server: ServerShape, items: Sequence[Item], parallel: int, widest: int) -> Fitted:
-    """A group with the most slots, up to its own widest wish, that its own models allow."""
-    by_name = {model.name: model for model in wish.models}
-    members = tuple(sorted((by_name[item.name] for item in items), key=lambda model: (-model.priority, model.name)))
-    chosen = parallel
-    for more in range(min(widest, wish.parallel or _widest(members)), parallel, -1):
-        if fits(server, _items(wish, {}, more, only=members)).misfit is None:
-            chosen = more
-            break
-    chosen = min(chosen, wish.parallel or _widest(members))
-    return Fitted(members, chosen, _key(wish, members), _planned(wish, members, chosen))
+def unsized(house: House, previous: Sequence[PreviousGroup], *, slots: int) -> Fitting:
+    """Groups where nothing says how large a GPU is: only models that would evict each other are kept apart.
+
+    ``slots`` stands for as many as fit.
+    """
+    wish, groups = house.wish, {}
+    for name, members in assign((want.model for want in wish.wants.values()), previous).items():
+        names, runs = frozenset(model.name for model in members), house.running.get(name)
+        new = names - runs.settled if runs else names
+        asks = wish.parallel or max((wish.slots[one] or slots for one in new), default=0)
+        before = runs.mode if runs else Mode(1, wish.options.kv_type, bool(wish.spread))
+        mode = Mode(max(asks, before.parallel), before.kv_type, before.spread)
+        groups[name] = _fitted(house, names, mode, sized=False)
+    return Fitting(groups)
 
 
-def _items(
-    wish: Wish, home: Mapping[str, str], parallel: int, *, only: Sequence[GroupModel] | None = None
-) -> list[Item]:
-    chosen = wish.models if only is None else only
+def fit(house: House, previous: Sequence[PreviousGroup], *, servers: int) -> Fitting:
+    """As many slots as are wished for if all models fit with them, else as many as let most models fit."""
+    search = _Search(house, _items(house, previous), servers)
+    packing, trial = search.best()
+    groups = {
+        name: search.settle(trial, name, frozenset(item.name for item in items))
+        for name, items in packing.groups.items()
+    }
+    return Fitting(groups, tuple(item.name for item in packing.left_out))
+
+
+@dataclass(slots=True)
+class _Search:
+    house: House
+    items: Sequence[Item]
+    servers: int
+
+    def best(self) -> tuple[Packing, Trial]:
+        """The first way in which everybody has a place; else the one with the most important models in memory."""
+        found: list[tuple[Packing, Trial]] = []
+        for trial in self._trials():
+            outcome = self._widest(trial)
+            if not outcome[0].left_out:
+                return outcome
+            found.append(outcome)
+        levels = levels_of(self.items)
+        best = max(found, key=lambda one: one[0].worth(levels))
+        least = _with(best[1], self._least, gentle=False)
+        thorough = pack(self.items, least, servers=self.servers, move_budget=MOVE_BUDGET)
+        return (thorough, least) if thorough.worth(levels) > best[0].worth(levels) else best
+
+    def settle(self, trial: Trial, name: str, names: frozenset[str]) -> Fitted:
+        """The group with the most slots, up to its own widest wish, that its own models allow."""
+        house, wish, runs = self.house, self.house.wish, self.house.running.get(name)
+        mode = trial.mode(name, names)
+        assert mode is not None
+        if runs is not None and mode == runs.mode:
+            return _fitted(house, names, mode)
+        most, known = trial.most(name, names), mode
+        enough = min(most, wish.needed(names))
+        slots: dict[str, int] = {}
+        kept = runs is not None and runs.mode.kv_type != wish.options.kv_type
+        for kv_type in (mode.kv_type,) if kept else house.caches(names):
+            slots[kv_type] = self._most_slots(names, Mode(most, kv_type, mode.spread))
+            if slots[kv_type] >= enough:
+                break
+        kv_type = max(slots, key=lambda kind: (slots[kind] >= enough, min(slots[kind], most)), default=mode.kv_type)
+        chosen = Mode(slots[kv_type], kv_type, mode.spread) if slots[kv_type] else known
+        return _fitted(house, names, chosen, slots)
+
+    def _trials(self) -> Iterator[Trial]:
+        """Ways to run servers, from what changes least to what changes most."""
+        house, wish = self.house, self.house.wish
+        spreads = (wish.spread or False,) if wish.spread is not None or house.server.gpus < 2 else (False, True)
+        caches = house.caches(())
+        top = wish.top(wish.wants)
+        for gentle in (True, False) if house.running else (True,):
+            for kv_type in caches:
+                for spread in spreads:
+                    yield Trial(house, top, kv_type, spread, gentle)
+
+    @property
+    def _least(self) -> int:
+        return self.house.wish.parallel or 1
+
+    def _widest(self, trial: Trial) -> tuple[Packing, Trial]:
+        """With the most slots with which as many models find a place as with the fewest."""
+        levels = levels_of(self.items)
+        widest = self._pack(trial)
+        if not widest.left_out or trial.parallel == self._least:
+            return widest, trial
+        narrow = _with(trial, self._least)
+        packing = self._pack(narrow)
+        if packing.worth(levels) <= widest.worth(levels):
+            return widest, trial
+        goal, best = packing.worth(levels), (packing, narrow)
+        low, high = self._least, trial.parallel
+        while high - low > 1:
+            middle = _with(trial, (low + high) // 2)
+            packing = self._pack(middle)
+            if packing.worth(levels) >= goal:
+                low, best = middle.parallel, (packing, middle)
+            else:
+                high = middle.parallel
+        return best
+
+    def _pack(self, trial: Trial) -> Packing:
+        return pack(self.items, trial, servers=self.servers, thorough=False)
+
+    def _most_slots(self, names: frozenset[str], mode: Mode) -> int:
+        """Up to those of the mode; 0 where not even the fewest fit."""
+
+        def holds(parallel: int) -> bool:
+            return self.house.holds(names, Mode(parallel, mode.kv_type, mode.spread))
+
+        if holds(mode.parallel):
+            return mode.parallel
+        if not holds(self._least):
+            return 0
+        low, high = self._least, mode.parallel
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+
+def _with(trial: Trial, parallel: int, *, gentle: bool | None = None) -> Trial:
+    return Trial(trial.house, parallel, trial.kv_type, trial.spread, trial.gentle if gentle is None else gentle)
+
+
+def _items(house: House, previous: Sequence[PreviousGroup]) -> list[Item]:
+    home = {model.name: group.name for group in previous for model in group.config.models}
+    settled = {name for group in house.running.values() for name in group.settled}
+    wants, plain = house.wish.wants, Mode(1, house.wish.options.kv_type)
+    alike: dict[str, list[GroupModel]] = {}
+    for want in wants.values():
+        alike.setdefault(want.model.manifest_digest, []).append(want.model)
     return [
         Item(
-            footprint=footprint(model, wish.shapes.get(model.name), wish.options, parallel=parallel),
-            pinned=model.residency == "Pinned",
-            priority=model.priority,
-            clashes=frozenset(other.name for other in chosen if other is not model and clash(model, other)),
-            group=home.get(model.name),
+            name=name,
+            size=house.footprint(name, plain).whole,
+            pinned=want.model.residency == "Pinned",
+            priority=want.model.priority,
+            clashes=frozenset(o.name for o in alike[want.model.manifest_digest] if clash(want.model, o)),
+            group=home.get(name),
+            settled=name in settled,
         )
-        for model in chosen
+        for name, want in wants.items()
     ]
 
 
-def _planned(wish: Wish, members: Sequence[GroupModel], parallel: int) -> dict[str, int]:
-    shapes = wish.shapes
-    return {
-        model.name: footprint(model, shapes[model.name], wish.options, parallel=parallel).whole
-        for model in members
-        if model.name in shapes
-    }
+def _fitted(
+    house: House, names: frozenset[str], mode: Mode, slots: Mapping[str, int] | None = None, *, sized: bool = True
+) -> Fitted:
+    wish = house.wish
+    chosen = [wish.wants[name] for name in names]
+    models = [
+        want.model.model_copy(update={"parallel": _slots(wish, want.model.name, mode)})
+        for want in sorted(chosen, key=lambda want: (-want.model.priority, want.model.name))
+    ]
+    known = sorted(names & wish.shapes.keys()) if sized else ()
+    planned = {name: house.footprint(name, mode).whole for name in known}
+    return Fitted(tuple(models), mode, planned, slots or {})
 
 
-def _widest(models: Sequence[GroupModel]) -> int:
-    return max((model.parallel for model in models), default=1)
-
-
-def _key(wish: Wish, members: Sequence[GroupModel]) -> str:
-    options = wish.options
-    parts = {
-        "models": sorted((m.name, m.manifest_digest, m.context_length, m.parallel, m.residency) for m in members),
-        "parallel": wish.parallel,
-        "options": (options.version.generation.value, options.gpus, options.kv_type, options.flash_attention),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+def _slots(wish: Wish, name: str, mode: Mode) -> int:
+    """What the sidecar lets through: never more than the server has, or Ollama would queue the rest unseen."""
+    wanted = min(wish.slots[name] or mode.parallel, mode.parallel)
+    return effective_slots(wish.shapes.get(name), wanted)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.api.ollamadeployment import TuningSpec
+from ollama_fleet.planning.abilities import PLAIN_CACHES, flash_attention, flash_kernel
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.quantities import parse_bytes
 from ollama_fleet.planning.scheduler import Footprint, ServerShape
@@ -15,8 +16,18 @@ from ollama_fleet.sizing.estimate import MIB, Estimate, estimate
 from ollama_fleet.sizing.load import Engine, Load, engine_of
 from ollama_fleet.sizing.shape import ModelShape
 
-_MARGIN = {Generation.LLAMA_SERVER: 1024 * MIB, Generation.IN_PROCESS: 457 * MIB}
+MARGIN = {Generation.LLAMA_SERVER: 1024 * MIB, Generation.IN_PROCESS: 457 * MIB}
 """Left free on each GPU by each generation unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How the servers of a group run: what all of their models share, and the plan chooses."""
+
+    parallel: int
+    """Slots of each model."""
+    kv_type: str = "f16"
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,13 @@ class Options:
 
 def server_shape(inventory: Inventory, tuning: TuningSpec, *, version: Version) -> ServerShape:
     """The GPUs of one server, as its version of Ollama uses them."""
-    overhead = parse_bytes(tuning.gpu_overhead) if tuning.gpu_overhead else _MARGIN[version.generation]
-    return ServerShape(inventory.gpus, inventory.usable, margin=overhead, generation=version.generation)
+    margin = MARGIN[version.generation]
+    if tuning.gpu_overhead:
+        # Up to 0.24 it is kept free beside what Ollama keeps free anyway, from 0.30 on it takes its place.
+        overhead = parse_bytes(tuning.gpu_overhead)
+        margin = overhead if version.generation is Generation.LLAMA_SERVER else margin + overhead
+    spread = bool(tuning.sched_spread) and inventory.gpus > 1
+    return ServerShape(inventory.gpus, inventory.usable, margin, version.generation, spread)
 
 
 def footprint(model: GroupModel, shape: ModelShape | None, options: Options, *, parallel: int) -> Footprint:
@@ -69,15 +85,24 @@ def footprint(model: GroupModel, shape: ModelShape | None, options: Options, *, 
 
 def estimate_of(model: GroupModel, shape: ModelShape, options: Options, *, parallel: int) -> Estimate:
     """The estimate behind a footprint."""
-    load = Load(
-        context=model.context_length or 1,
-        parallel=parallel,
-        kv_type=options.kv_type,
-        flash_attention=options.flash_attention,
-    )
     engine = engine_of(shape.architecture, llama_server=options.version.generation is Generation.LLAMA_SERVER)
-    guess = _estimate(shape, load, engine, options.gpus)
+    guess = _estimate(shape, _load(model, shape, options, parallel), engine, options.gpus)
+    if not options.measured.entries:
+        return guess
     return options.measured.correct(guess, calibration_key(model, options, parallel=parallel, product=options.product))
+
+
+def _load(model: GroupModel, shape: ModelShape, options: Options, parallel: int) -> Load:
+    """What Ollama makes of the options for this model: not every model can be run as all are told to."""
+    generation, flash, kv_type = options.version.generation, options.flash_attention, options.kv_type
+    if not shape.encoder:
+        able = flash_attention(shape, generation)
+        if generation is Generation.LLAMA_SERVER and kv_type in PLAIN_CACHES:
+            able = able and flash_kernel(shape)
+        flash = flash and able
+    if generation is Generation.IN_PROCESS and not flash and kv_type not in PLAIN_CACHES:
+        kv_type = "f16"
+    return Load(context=model.context_length or 1, parallel=parallel, kv_type=kv_type, flash_attention=flash)
 
 
 def calibration_key(model: GroupModel, options: Options, *, parallel: int, product: str) -> Key:

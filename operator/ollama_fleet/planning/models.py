@@ -8,16 +8,18 @@ from ollama_fleet.api.modelset import ModelfileSpec, ModelSpec, ResolvedModel, S
 from ollama_fleet.api.ollamadeployment import Profile, TuningSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.references import InvalidReference, parse_reference
-from ollama_fleet.planning.environment import PROFILES
 from ollama_fleet.planning.problems import Problem
+from ollama_fleet.planning.profiles import PROFILES
 from ollama_fleet.planning.request import ModelSetView, PlanRequest
+from ollama_fleet.planning.running import Want
 
 
 @dataclass(slots=True)
 class Collected:
     """Models by served name, and what kept others out."""
 
-    models: dict[str, GroupModel] = field(default_factory=dict)
+    wants: dict[str, Want] = field(default_factory=dict)
+    """By served name (lower case)."""
     owners: dict[str, str] = field(default_factory=dict)
     """Served name (lower case) to the ModelSet that brought it."""
     problems: list[Problem] = field(default_factory=list)
@@ -47,11 +49,14 @@ def _add(found: Collected, request: PlanRequest, view: ModelSetView, spec: Model
     if problems or resolved is None or resolved.digest is None:
         found.problems += problems
         return
-    model = _model(view, spec, resolved, request.spec.profile or "chat", request.spec.tuning or TuningSpec())
+    profile, tuning = request.spec.profile or "chat", request.spec.tuning or TuningSpec()
+    model = _model(view, spec, resolved, profile, tuning)
+    asked = spec.parallel or tuning.num_parallel
+    want = Want(model, 0 if asked is None and PROFILES[profile].as_many_as_fit else model.parallel)
     key = served_key(spec.name)
-    if key not in found.models:
-        found.models[key], found.owners[key] = model, view.name
-    elif found.models[key] != model:
+    if key not in found.wants:
+        found.wants[key], found.owners[key] = want, view.name
+    elif found.wants[key] != want:
         found.problems.append(
             Problem(
                 Reason.MODEL_CONFLICT,

@@ -7,7 +7,7 @@ its group while the group still fits: moving it means loading it anew on another
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from ollama_fleet.planning.scheduler import Footprint, Seating, ServerShape, seat
 
@@ -19,7 +19,9 @@ _TRIES: Final = 64
 class Item:
     """One model to pack."""
 
-    footprint: Footprint
+    name: str
+    size: int
+    """Bytes, for the order and for what a packing is worth: the same whatever a server runs with."""
     pinned: bool = True
     priority: int = 0
     """Higher ones are packed first; the lowest are left out where there is too little room."""
@@ -27,24 +29,15 @@ class Item:
     """Names of models that must not share its server."""
     group: str | None = None
     """Where it runs now."""
-
-    @property
-    def name(self) -> str:
-        """The served name."""
-        return self.footprint.name
+    settled: bool = False
+    """It runs there just as it is wished for: whether it fits is not asked again, and to move it costs a load."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A model for which there is no server."""
+class Room(Protocol):
+    """What decides whether models fit a server together."""
 
-    item: Item
-    needed: int
-    """Bytes that it wants on a GPU."""
-    free: int
-    """Bytes on the GPU that came closest."""
-    evicts: bool = False
-    """It would fit, but Ollama's scheduler would evict another model for it."""
+    def holds(self, group: str, items: Sequence[Item]) -> bool:
+        """Whether a server of the group would hold all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,52 +45,53 @@ class Packing:
     """Models by group, and those that found no place."""
 
     groups: Mapping[str, tuple[Item, ...]]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[Item, ...]
 
     @property
     def moves(self) -> int:
-        """How many models leave the group in which they run."""
-        return sum(item.group not in {None, group} for group, items in self.groups.items() for item in items)
+        """How many models leave the group in which they run as they are wished for."""
+        return sum(item.settled and item.group != group for group, items in self.groups.items() for item in items)
 
     @property
     def turned_out(self) -> bool:
         """Whether a model that runs has no place any more."""
-        return any(left.item.group for left in self.left_out)
+        return any(item.group for item in self.left_out)
 
-    @property
-    def packed(self) -> int:
-        """Bytes of all Pinned models that have a place."""
-        return sum(item.footprint.whole for items in self.groups.values() for item in items if item.pinned)
+    def worth(self, levels: Sequence[tuple[bool, int]]) -> tuple[int, ...]:
+        """What is better: more bytes in memory of the most important models, then of the next."""
+        placed = dict.fromkeys(levels, 0)
+        for item in (item for items in self.groups.values() for item in items):
+            placed[level(item)] += item.size
+        return tuple(placed[one] for one in levels)
 
 
-def pack(items: Iterable[Item], server: ServerShape, *, servers: int, move_budget: int = 0) -> Packing:
+def pack(items: Iterable[Item], room: Room, *, servers: int, move_budget: int = 0, thorough: bool = True) -> Packing:
     """Pack into at most ``servers`` groups. Deterministic, whatever the order of ``items``.
 
-    Everybody stays where they are if that leaves nobody out. Otherwise up to ``move_budget`` models may move, if
-    more of the wish is fulfilled that way.
+    Everybody stays where they are if that leaves nobody out. Otherwise up to ``move_budget`` models may move, and other
+    orders are tried (``thorough``), if more of the wish is fulfilled that way.
     """
     ordered = sorted(items, key=_importance)
-    stay = _pack(ordered, server, servers=servers, home=lambda item: item.group)
-    if not stay.left_out:
+    stay = _pack(ordered, room, servers=servers, home=lambda item: item.group)
+    if not stay.left_out or not thorough:
         return stay
-    levels = sorted({(not item.pinned, -item.priority) for item in ordered})
-    others = [_pack(order, server, servers=servers, home=lambda item: item.group) for order in _orders(ordered)]
-    moved = (_relax(ordered, server, servers=servers, movers=movers) for movers in _movers(ordered, move_budget))
+    levels = levels_of(ordered)
+    others = [_pack(order, room, servers=servers, home=lambda item: item.group) for order in _orders(ordered)]
+    moved = (_relax(ordered, room, servers=servers, movers=movers) for movers in _movers(ordered, move_budget))
     others += [packing for packing in moved if packing.moves <= move_budget and not packing.turned_out]
-    return max((stay, *others), key=lambda packing: (_value(packing, levels), -packing.moves))
+    return max((stay, *others), key=lambda packing: (packing.worth(levels), -packing.moves))
 
 
-def fits(server: ServerShape, items: Sequence[Item]) -> Seating:
+def fits(server: ServerShape, pinned: Iterable[Footprint], guests: Iterable[Footprint] = ()) -> Seating:
     """All Pinned models at once, then each OnDemand model alone beside them; the first misfit, if there is one."""
-    pinned = [item.footprint for item in items if item.pinned]
-    seating = seat(server, load_order(pinned))
+    loaded = load_order(pinned)
+    seating = seat(server, loaded)
     if seating.misfit:
         return seating
-    for item in items:
-        if not item.pinned:
-            beside = seat(server, [*load_order(pinned), item.footprint])
-            if beside.misfit:
-                return beside
+    for guest in guests:
+        beside = seat(server, [*loaded, guest])
+        if beside.misfit:
+            return beside
     return seating
 
 
@@ -106,12 +100,23 @@ def load_order(models: Iterable[Footprint]) -> list[Footprint]:
     return sorted(models, key=lambda model: (-model.predicted, -model.whole, model.name))
 
 
-def _level(item: Item) -> tuple[bool, int]:
+def level(item: Item) -> tuple[bool, int]:
+    """Who comes first: Pinned models, then by priority."""
     return (not item.pinned, -item.priority)
 
 
+def levels_of(items: Iterable[Item]) -> list[tuple[bool, int]]:
+    """All levels, the most important first."""
+    return sorted({level(item) for item in items})
+
+
+def number(group: str) -> int:
+    """``g3`` is 3."""
+    return int(group.removeprefix("g"))
+
+
 def _importance(item: Item) -> tuple[bool, int, int, str]:
-    return (*_level(item), -item.footprint.whole, item.name)
+    return (*level(item), -item.size, item.name)
 
 
 def _orders(ordered: Sequence[Item]) -> Iterator[list[Item]]:
@@ -121,63 +126,50 @@ def _orders(ordered: Sequence[Item]) -> Iterator[list[Item]]:
     for head in itertools.islice(heads, _TRIES):
         rest = [item for item in ordered if item not in head]
         # Sorting keeps equal ones in their order.
-        yield sorted([*head, *rest], key=_level)
+        yield sorted([*head, *rest], key=level)
 
 
-def _pack(ordered: Sequence[Item], server: ServerShape, *, servers: int, home: Callable[[Item], str | None]) -> Packing:
+def _pack(ordered: Sequence[Item], room: Room, *, servers: int, home: Callable[[Item], str | None]) -> Packing:
     """Those with a home first, each into it while it fits; the others into the fullest group that takes them."""
     groups: dict[str, list[Item]] = {}
-    left_out: list[LeftOut] = []
-    for item in sorted(ordered, key=lambda item: (home(item) is None, *_level(item))):
-        closest: LeftOut | None = None
-        for name in _candidates(groups, servers=servers, home=home(item)):
+    filled: dict[str, int] = {}
+    left_out: list[Item] = []
+    taken = {item.group for item in ordered if item.group}
+    for item in sorted(ordered, key=lambda item: (home(item) is None, not item.settled, *level(item))):
+        for name in _candidates(filled, servers=servers, home=home(item), taken=taken):
             members = groups.get(name, [])
-            if item.clashes & {member.name for member in members}:
+            if item.clashes and not item.clashes.isdisjoint(member.name for member in members):
                 continue
-            seating = fits(server, [*members, item])
-            if seating.misfit is None:
+            if (item.settled and name == home(item)) or room.holds(name, [*members, item]):
                 groups.setdefault(name, []).append(item)
+                filled[name] = filled.get(name, 0) + item.size
                 break
-            misfit = seating.misfit
-            if closest is None or misfit.needed - misfit.free < closest.needed - closest.free:
-                closest = LeftOut(item, misfit.needed, misfit.free, misfit.evicts)
         else:
-            left_out.append(closest or LeftOut(item, item.footprint.whole, 0))
+            left_out.append(item)
     return Packing({name: tuple(groups[name]) for name in sorted(groups, key=number)}, tuple(left_out))
 
 
-def _candidates(groups: Mapping[str, Sequence[Item]], *, servers: int, home: str | None) -> Iterator[str]:
+def _candidates(
+    filled: Mapping[str, int], *, servers: int, home: str | None, taken: frozenset[str] | set[str]
+) -> Iterator[str]:
     """Its home, then the groups that are there from full to empty, then a new one."""
-    if home is not None and (home in groups or len(groups) < servers):
+    if home is not None and (home in filled or len(filled) < servers):
         yield home
-    filled = {name: sum(member.footprint.whole for member in members) for name, members in groups.items()}
-    yield from (name for name in sorted(groups, key=lambda name: (-filled[name], number(name))) if name != home)
-    if len(groups) < servers:
-        yield next(name for name in map("g{}".format, range(len(groups) + 2)) if name not in groups and name != home)
+    yield from (name for name in sorted(filled, key=lambda name: (-filled[name], number(name))) if name != home)
+    if len(filled) < servers:
+        # The name of a group that runs is its members', even if they all leave it.
+        yield next(name for name in map("g{}".format, itertools.count()) if name not in filled and name not in taken)
 
 
 def _movers(ordered: Sequence[Item], budget: int) -> Iterator[frozenset[str]]:
     """Sets of models to uproot, from few to many: those that run and take least to load anew."""
-    running = sorted((item for item in ordered if item.group), key=lambda item: (item.footprint.whole, item.name))
-    for item in running:
+    running = sorted((item for item in ordered if item.settled), key=lambda item: (item.size, item.name))
+    for item in running if budget else ():
         yield frozenset({item.name})
     for count in range(2, min(budget, len(running)) + 1):
         yield frozenset(item.name for item in running[:count])
         yield frozenset(item.name for item in running[-count:])
 
 
-def _relax(ordered: Sequence[Item], server: ServerShape, *, servers: int, movers: frozenset[str]) -> Packing:
-    return _pack(ordered, server, servers=servers, home=lambda item: None if item.name in movers else item.group)
-
-
-def _value(packing: Packing, levels: Sequence[tuple[bool, int]]) -> tuple[int, ...]:
-    """What is better: more bytes in memory of the most important models, then of the next."""
-    placed = dict.fromkeys(levels, 0)
-    for item in (item for items in packing.groups.values() for item in items):
-        placed[_level(item)] += item.footprint.whole
-    return tuple(placed[level] for level in levels)
-
-
-def number(group: str) -> int:
-    """``g3`` is 3."""
-    return int(group.removeprefix("g"))
+def _relax(ordered: Sequence[Item], room: Room, *, servers: int, movers: frozenset[str]) -> Packing:
+    return _pack(ordered, room, servers=servers, home=lambda item: None if item.name in movers else item.group)

@@ -13,6 +13,23 @@ Amounts = Mapping[str, Decimal]
 
 
 @dataclass(frozen=True, slots=True)
+class GPUView:
+    """One GPU, or one instance of a split one, as its driver shows it. Sizes are bytes."""
+
+    uuid: str
+    product: str
+    """As the driver writes it, with spaces."""
+    total: int
+    reserved: int
+    """What the driver keeps."""
+    foreign: int = 0
+    """What programs take that are no servers of this deployment."""
+    healthy: bool = True
+    taken: bool = False
+    """The kubelet gave it to another pod."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """What of a node decides a placement."""
 
@@ -22,6 +39,10 @@ class NodeView:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[Mapping[str, str]] = ()
     allocatable: Amounts = field(default_factory=dict)
+    gpus: tuple[GPUView, ...] = ()
+    """From a fresh report of the node's agent; empty where there is none."""
+    silent: bool = False
+    """There is a report, and it does not move: what the node's GPUs hold is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ollama_fleet.api.deploymentstatus import EffectiveValue
-from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.ollamadeployment import HardwareSpec, PlacementSpec, ReadinessPolicy, StorageSpec
 from ollama_fleet.planning.environment import Setting
+from ollama_fleet.planning.footprints import Options
+from ollama_fleet.planning.hostmemory import HostMemory
 from ollama_fleet.planning.problems import Problem
 
 
@@ -17,8 +19,14 @@ class Group:
     name: str
     """``g0``, ``g1`` ...: stable over the life of the OllamaDeployment."""
     config: GroupConfig
+    record: GroupRecord
+    """What the next plan has to know of this one."""
     environment: tuple[Setting, ...]
     """Variables of the Ollama container, sorted by name."""
+    memory: HostMemory
+    """Of the Ollama container, where the hardware is GPUs."""
+    options: Options
+    """With which its models are sized."""
     image: str
     image_choice: str
     """The image as it was chosen, without a digest that was looked up for it."""

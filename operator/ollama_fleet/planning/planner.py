@@ -1,33 +1,33 @@
 """From a wish to a plan."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import replace
 
-from ollama_fleet.api.deploymentstatus import EffectiveValue
-from ollama_fleet.api.group import GroupConfig, GroupModel
-from ollama_fleet.api.ollamadeployment import (
-    OllamaDeploymentSpec,
-    PlacementSpec,
-    ReadinessPolicy,
-    ReadinessSpec,
-    StorageSpec,
-    TuningSpec,
-)
+from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.planning import claims, environment
-from ollama_fleet.planning.environment import Setting
-from ollama_fleet.planning.fitting import Fitted, Fitting, Wish, fit, unchanged, unsized
-from ollama_fleet.planning.footprints import Options, server_shape
+from ollama_fleet.planning import claims
+from ollama_fleet.planning.abilities import effective_slots
+from ollama_fleet.planning.effective import effective
+from ollama_fleet.planning.explanations import reasons
+from ollama_fleet.planning.fitting import Fitting, as_it_runs, fit, unsized
+from ollama_fleet.planning.footprints import Options, Shapes, server_shape
+from ollama_fleet.planning.groups import Common, group, replicas
+from ollama_fleet.planning.inventory import Inventory, Silent
 from ollama_fleet.planning.models import collect
-from ollama_fleet.planning.plan import Group, Plan
+from ollama_fleet.planning.objections import heads, objections
+from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.problems import Problem
-from ollama_fleet.planning.quantities import seconds
-from ollama_fleet.planning.remedies import explain
+from ollama_fleet.planning.profiles import PROFILES
+from ollama_fleet.planning.remedies import Situation, explain
 from ollama_fleet.planning.request import PlanRequest
-from ollama_fleet.planning.variables import objection
-from ollama_fleet.planning.versions import DEFAULT, FLOOR, Version
-from ollama_fleet.sizing.estimate import MIB
+from ollama_fleet.planning.rooms import House, Wish
+from ollama_fleet.planning.running import Running, Want, running
+from ollama_fleet.planning.scheduler import ServerShape
+from ollama_fleet.planning.versions import DEFAULT, Version
 from ollama_fleet.sizing.portable import from_document
-from ollama_fleet.sizing.shape import ModelShape
+
+_NAMED = 3
+"""Silent nodes that the message names."""
 
 
 def plan_deployment(request: PlanRequest) -> Plan:
@@ -36,146 +36,115 @@ def plan_deployment(request: PlanRequest) -> Plan:
     version = Version.parse(spec.version) if spec.version else DEFAULT
     image = spec.image or request.policy.image(version)
     collected = collect(request)
-    problems = (*_objections(spec, version), *collected.problems)
+    problems = (*objections(spec, version), *collected.problems)
     if problems:
         return Plan(version=str(version), image=image, problems=problems)
-    fitting, left_out = _fit(request, tuple(collected.models.values()), version)
-    running = {model.name for group in request.previous for model in group.config.models}
-    if not fitting.groups or running & {left.item.name for left in fitting.left_out}:
-        # A wish with which a running model would lose its place changes nothing.
-        return Plan(version=str(version), image=image, problems=left_out)
-    groups = tuple(
-        _group(request, version=version, image=image, name=name, fitted=fitted)
-        for name, fitted in fitting.groups.items()
-    )
-    problems = tuple(claims.objections(request, groups=len(groups)))
-    if problems:
-        return Plan(version=str(version), image=image, problems=problems)
-    effective = tuple(_effective(request, version, groups))
-    return Plan(version=str(version), image=image, groups=groups, left_out=left_out, effective=effective)
+    wants = {want.model.name: want for want in collected.wants.values()}
+    planner = _Planner(request, version, image, wants)
+    return planner.plan()
 
 
-def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version) -> tuple[Fitting, tuple[Problem, ...]]:
-    """Groups and slots, and the models for which there is no room with the nearest remedy."""
-    tuning, inventory, gpu = request.spec.tuning or TuningSpec(), request.inventory, request.spec.hardware.gpu
-    options = Options.of(
-        tuning,
-        version=version,
-        gpus=inventory.gpus if inventory else gpu.count if gpu else 0,
-        product=inventory.product if inventory else "",
-        measured=request.measured,
-    )
-    wish = Wish(models, _shapes(request), options, tuning.num_parallel)
-    kept = unchanged(wish, request.previous)
-    if kept is not None:
-        return kept, ()
-    if inventory is None:
-        return unsized(wish, request.previous), ()
-    server = server_shape(inventory, tuning, version=version)
-    servers = max(len(request.previous), inventory.servers // max(1, _replicas(request.spec)), 1)
-    found = fit(wish, server, request.previous, servers=servers)
-    problems = tuple(
-        Problem(Reason.DOES_NOT_FIT, explain(left, wish, server, request.previous, servers=servers))
-        for left in found.left_out
-    )
-    return found, problems
+class _Planner:
+    """One plan in the making."""
+
+    def __init__(self, request: PlanRequest, version: Version, image: str, wants: Mapping[str, Want]) -> None:
+        tuning, gpu = request.spec.tuning or TuningSpec(), request.spec.hardware.gpu
+        self.request, self.version, self.image, self.tuning = request, version, image, tuning
+        shapes = _shapes(request)
+        gpus = gpu.count if gpu else 0
+        self.wish = Wish(
+            wants=wants,
+            slots={name: _asked(want, shapes) for name, want in wants.items()},
+            shapes=shapes,
+            options=Options.of(tuning, version=version, gpus=gpus, measured=request.measured),
+            parallel=tuning.num_parallel,
+            kv_type=tuning.kv_cache_type,
+            spread=tuning.sched_spread,
+        )
+        self.running: dict[str, Running] = running(
+            request.previous, wants, tuning, generation=version.generation, gpus=gpus
+        )
+
+    def plan(self) -> Plan:
+        problems = tuple(heads(self.wish))
+        if problems:
+            return self._stuck(problems)
+        unknown = ServerShape(max(1, self.wish.options.gpus), 0, 0, self.version.generation)
+        house = House(self.wish, unknown, self.running)
+        kept = as_it_runs(house)
+        if kept is not None:
+            return self._finish(house, kept, None)
+        found = self.request.survey() if self.request.spec.hardware.gpu else None
+        if isinstance(found, Silent):
+            return self._stuck((_silent(found),))
+        if found is None:
+            slots = PROFILES[self.request.spec.profile or "chat"].parallel
+            return self._finish(house, unsized(house, self.request.previous, slots=slots), None)
+        wish = replace(self.wish, options=replace(self.wish.options, product=found.product))
+        house = House(wish, server_shape(found, self.tuning, version=self.version), self.running)
+        return self._fitted(house, found)
+
+    def _fitted(self, house: House, inventory: Inventory) -> Plan:
+        previous = self.request.previous
+        servers = max(len(previous), inventory.servers // max(1, replicas(self.request.spec)), 1)
+        fitting = fit(house, previous, servers=servers)
+        situation = Situation(house, fitting, inventory, servers=servers)
+        left_out = tuple(Problem(Reason.DOES_NOT_FIT, explain(name, situation)) for name in fitting.left_out)
+        before = {model.name for group in previous for model in group.config.models}
+        if not fitting.groups or before & set(fitting.left_out):
+            # A wish with which a running model would lose its place changes nothing.
+            return self._stuck(left_out)
+        return self._finish(house, fitting, inventory, left_out)
+
+    def _finish(
+        self, house: House, fitting: Fitting, inventory: Inventory | None, left_out: tuple[Problem, ...] = ()
+    ) -> Plan:
+        problems = tuple(claims.objections(self.request, groups=len(fitting.groups)))
+        if problems:
+            return self._stuck(problems)
+        wish = house.wish
+        common = Common(
+            request=self.request,
+            version=self.version,
+            image=self.image,
+            shapes=wish.shapes,
+            options=wish.options,
+            wishes={name: want.slots for name, want in wish.wants.items()},
+            inventory=inventory,
+        )
+        groups = tuple(
+            group(common, name, fitted, reasons(wish, fitted, sized=bool(inventory)))
+            for name, fitted in fitting.groups.items()
+        )
+        return Plan(
+            version=str(self.version),
+            image=self.image,
+            groups=groups,
+            left_out=left_out,
+            effective=effective(common, groups),
+        )
+
+    def _stuck(self, problems: tuple[Problem, ...]) -> Plan:
+        return Plan(version=str(self.version), image=self.image, problems=problems)
 
 
-def _shapes(request: PlanRequest) -> dict[str, ModelShape]:
+def _asked(want: Want, shapes: Shapes) -> int:
+    """Slots that the model asks for and can have; 0 for as many as fit."""
+    one = effective_slots(shapes.get(want.model.name), want.slots or want.model.parallel)
+    return 0 if want.slots == 0 and one > 1 else one
+
+
+def _shapes(request: PlanRequest) -> Shapes:
     resolved = (model for view in request.model_sets.values() if view for model in view.status.models)
     return {model.name: from_document(model.header) for model in resolved if model.header}
 
 
-def _replicas(spec: OllamaDeploymentSpec) -> int:
-    return 1 if spec.replicas is None else spec.replicas
-
-
-def _objections(spec: OllamaDeploymentSpec, version: Version) -> Iterator[Problem]:
-    if version < FLOOR:
-        yield Problem(
-            Reason.UNSUPPORTED_VERSION,
-            f"spec.version {version} is older than {FLOOR}, the oldest supported: choose a newer one",
-        )
-    tuning = spec.tuning or TuningSpec()
-    for variable in tuning.extra_env or ():
-        found = objection(variable.name, version)
-        if found:
-            yield Problem(Reason.UNKNOWN_VARIABLE, f"spec.tuning.extraEnv: {found}")
-
-
-def _group(request: PlanRequest, *, version: Version, image: str, name: str, fitted: Fitted) -> Group:
-    spec, models = request.spec, fitted.models
-    readiness = spec.readiness or ReadinessSpec()
-    config = GroupConfig(
-        namespace=request.namespace,
-        deployment=request.name,
-        group=name,
-        ollama_version=str(version),
-        models=models,
-        num_parallel=fitted.parallel,
-        sized_for=fitted.key,
-        load_timeout_seconds=int(seconds(readiness.timeout)) if readiness.timeout else 600,
+def _silent(found: Silent) -> Problem:
+    more = f" and {len(found.nodes) - _NAMED} more" if len(found.nodes) > _NAMED else ""
+    return Problem(
+        Reason.REPORT_STALE,
+        f"What is free on the GPUs of {', '.join(found.nodes[:_NAMED])}{more} is not known: the NodeVRAMReport does "
+        "not move. Wait half a minute after the operator's start; else check the agent there, or delete the report if "
+        "the agent was removed",
+        terminal=False,
     )
-    return Group(
-        name=name,
-        config=config,
-        environment=environment.build(
-            version=version,
-            profile=spec.profile or "chat",
-            tuning=spec.tuning or TuningSpec(),
-            hardware=spec.hardware,
-            models=models,
-            parallel=fitted.parallel,
-        ),
-        image=image,
-        image_choice=spec.image or request.policy.tagged(version),
-        fleet_image=request.policy.fleet_image,
-        replicas=0 if spec.suspend else _replicas(spec),
-        hardware=spec.hardware,
-        storage=spec.storage or StorageSpec(),
-        placement=spec.placement or PlacementSpec(),
-        readiness_policy=readiness_policy(spec),
-        fleet_namespaces=tuple(sorted(request.fleet_namespaces)),
-        planned=fitted.planned,
-        surge=not claims.single_node(request.claim)
-        and not any(group.crowded for group in request.previous if group.name == name),
-    )
-
-
-def readiness_policy(spec: OllamaDeploymentSpec) -> ReadinessPolicy:
-    """When a server counts as ready: as the spec says, else by its hardware."""
-    if spec.readiness and spec.readiness.policy:
-        return spec.readiness.policy
-    return "Resident" if spec.hardware.gpu is None else "VRAM"
-
-
-def _effective(request: PlanRequest, version: Version, groups: tuple[Group, ...]) -> Iterator[EffectiveValue]:
-    """What people see in the status: the environment of the first group, and the choices beside it."""
-    spec = request.spec
-    yield _value("version", str(version), explicit=spec.version is not None, reason="newest tested version")
-    if spec.image is None and str(version) not in request.policy.digests:
-        reason = (
-            "no digest is known for this version, so nodes resolve the tag: see groups[].imageIDs, or set spec.image"
-        )
-        yield _value("image", request.policy.image(version), explicit=False, reason=reason)
-    yield _value("profile", spec.profile or "chat", explicit=spec.profile is not None)
-    yield _value("replicas", str(groups[0].replicas if groups else 0), explicit=spec.replicas is not None)
-    explicit = spec.readiness is not None and spec.readiness.policy is not None
-    if spec.hardware.gpu is not None:
-        found = request.inventory
-        value = f"{found.usable // MIB} MiB" if found else "unknown"
-        reason = found.source if found else "no node with the labels of GPU feature discovery: nothing is sized"
-        yield EffectiveValue(name="gpuMemory", value=value, source="computed", reason=reason)
-    yield _value("readinessPolicy", readiness_policy(spec), explicit=explicit, reason="by hardware")
-    for setting in groups[0].environment if groups else ():
-        yield _setting(setting)
-
-
-def _value(name: str, value: str, *, explicit: bool, reason: str = "") -> EffectiveValue:
-    if explicit:
-        return EffectiveValue(name=name, value=value, source="spec")
-    return EffectiveValue(name=name, value=value, source="default", reason=reason)
-
-
-def _setting(setting: Setting) -> EffectiveValue:
-    return EffectiveValue(name=setting.name, value=setting.value, source=setting.source, reason=setting.reason)

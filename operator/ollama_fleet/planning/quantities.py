@@ -32,6 +32,14 @@ def parse_bytes(text: str) -> int:
     return int(parse_quantity(text))
 
 
+def quantity(size: int) -> str:
+    """Bytes as the API server would write them: in the largest unit of which there is a whole number."""
+    for suffix in ("Ti", "Gi", "Mi", "Ki", "T", "G", "M", "k"):
+        if size and size % _SUFFIXES[suffix] == 0:
+            return f"{size // int(_SUFFIXES[suffix])}{suffix}"
+    return str(size)
+
+
 def mebibytes(text: str) -> int:
     """A quantity of memory in MiB, rounded down."""
     return parse_bytes(text) // 2**20

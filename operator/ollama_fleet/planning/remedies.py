@@ -1,68 +1,259 @@
-"""For a model without room: the smallest change of the wish with which everything would fit."""
+"""For a model without room: what it needs, what is free, and the nearest changes with which it would fit.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+A change is tried on the servers as they were planned, with the fewest slots and the finest cache that a plan may choose
+by itself: what helps there helps the next plan.
+"""
 
-from ollama_fleet.planning.fitting import Fitting, Wish, fit
-from ollama_fleet.planning.packing import LeftOut
-from ollama_fleet.planning.request import PreviousGroup
-from ollama_fleet.planning.scheduler import ServerShape
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from ollama_fleet.planning.abilities import PLAIN_CACHES, quantises
+from ollama_fleet.planning.fitting import Fitting, fit
+from ollama_fleet.planning.footprints import Mode, footprint
+from ollama_fleet.planning.grouping import clash
+from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.packing import fits, load_order
+from ollama_fleet.planning.quantisation import smaller_file
+from ollama_fleet.planning.rooms import FINER, House
+from ollama_fleet.planning.running import Want
+from ollama_fleet.planning.scheduler import Footprint, Misfit, ServerShape, seat
 from ollama_fleet.sizing.estimate import GIB, MIB
+from ollama_fleet.sizing.shape import ModelShape
 
-_SMALLER_CACHES = ("q8_0", "q4_0")
-_LEAST_CONTEXT = 1024
-_MOST_GPUS = 8
-
-
-def explain(left: LeftOut, wish: Wish, server: ServerShape, previous: Sequence[PreviousGroup], *, servers: int) -> str:
-    """One sentence with the numbers, and one with the nearest change that helps, if any does."""
-    name = left.item.name
-    needed, free = amount(left.needed), amount(max(0, left.free))
-    if left.evicts:
-        what = f"{name} fits, but Ollama predicts {needed} where {free} count as free and would evict another model"
-    else:
-        what = f"{name} needs {needed} of a GPU and the most that is free for it is {free}"
-    remedy = next(_remedies(name, wish, server, previous, servers=servers), None)
-    return f"{what}: {remedy}" if remedy else f"{what}: choose a smaller quantisation or larger GPUs, or remove a model"
+_CONTEXT_STEP: Final = 1024
+_MOST_GPUS: Final = 16
+_OFFERED: Final = 3
+"""Changes that a message names."""
 
 
-def _remedies(
-    name: str, wish: Wish, server: ServerShape, previous: Sequence[PreviousGroup], *, servers: int
-) -> Iterator[str]:
-    """Changes from small to large; only those that let everything fit."""
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One change of the wish."""
 
-    def works(changed: Wish, shape: ServerShape = server, count: int = servers) -> Fitting | None:
-        found = fit(changed, shape, previous, servers=count)
-        return None if found.left_out else found
-
-    if wish.parallel is not None and works(replace(wish, parallel=None)):
-        yield "remove spec.tuning.numParallel, or lower it"
-    for kind in _SMALLER_CACHES if wish.options.flash_attention else ():
-        if wish.options.kv_type == "f16" and works(replace(wish, options=replace(wish.options, kv_type=kind))):
-            yield f"spec.tuning.kvCacheType {kind} would make it fit"
-    for context in _contexts(name, wish):
-        if works(_with_context(wish, name, context)):
-            yield f"contextLength {context} for {name} would make it fit"
-    if works(wish, server, servers + 1):
-        yield "one more server with such GPUs would take it"
-    gpus = 2 * server.gpus
-    while gpus <= _MOST_GPUS:
-        options = replace(wish.options, gpus=gpus)
-        if works(replace(wish, options=options), replace(server, gpus=gpus), max(1, servers * server.gpus // gpus)):
-            yield f"hardware.gpu.count {gpus} would make it fit"
-        gpus *= 2
+    text: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+    """What to set to what, by the words of the specs."""
 
 
-def _contexts(name: str, wish: Wish) -> Iterator[int]:
-    context = next((model.context_length or 0 for model in wish.models if model.name == name), 0) // 2
-    while context >= _LEAST_CONTEXT:
-        yield context
-        context //= 2
+@dataclass(slots=True)
+class Situation:
+    """What was planned without the model."""
+
+    house: House
+    fitting: Fitting
+    inventory: Inventory
+    servers: int
+    """That there are GPUs for."""
+    _by_count: dict[int, Fitting] = field(default_factory=dict)
+
+    def with_gpus(self, count: int) -> Fitting:
+        """The plan from nothing with so many GPUs per server."""
+        if count not in self._by_count:
+            house, server = self.house, replace(self.house.server, gpus=count)
+            wish = replace(house.wish, options=replace(house.wish.options, gpus=count))
+            servers = max(1, self.servers * house.server.gpus // count)
+            self._by_count[count] = fit(House(wish, server, {}), (), servers=servers)
+        return self._by_count[count]
 
 
-def _with_context(wish: Wish, name: str, context: int) -> Wish:
-    changed = (m.model_copy(update={"context_length": context}) if m.name == name else m for m in wish.models)
-    return replace(wish, models=tuple(changed))
+def explain(name: str, situation: Situation) -> str:
+    """One sentence with the numbers, and the nearest changes that help, if any does."""
+    what = _Case(name, situation).numbers()
+    offered = [remedy.text for remedy in itertools.islice(remedies(name, situation), _OFFERED)]
+    if not offered:
+        return f"{what}: no smaller context, cache or file would fit; use larger GPUs, or remove a model"
+    return f"{what}: {offered[0]} would make it fit{''.join(f'; so would {one}' for one in offered[1:])}"
+
+
+def remedies(name: str, situation: Situation) -> Iterator[Remedy]:
+    """Changes from near to far."""
+    case = _Case(name, situation)
+    yield from case.fewer_slots()
+    yield from case.finer_cache()
+    yield from case.smaller_context()
+    yield from case.on_demand()
+    yield from case.smaller_quantisation()
+    yield from case.more_hardware()
+
+
+@dataclass(slots=True)
+class _Case:
+    name: str
+    situation: Situation
+
+    @property
+    def want(self) -> Want:
+        return self.situation.house.wish.wants[self.name]
+
+    @property
+    def shape(self) -> ModelShape | None:
+        return self.situation.house.wish.shapes.get(self.name)
+
+    def numbers(self) -> str:
+        house, name = self.situation.house, self.name
+        mode = Mode(house.wish.parallel or 1, house.wish.options.kv_type, bool(house.wish.spread))
+        wanted = house.footprint(name, mode)
+        context = self.want.model.context_length
+        load = f"with {context} tokens of context and {mode.parallel} slot{'s' if mode.parallel > 1 else ''}"
+        closest = min(
+            (misfit for misfit in self._misfits(mode) if misfit),
+            key=lambda misfit: (not misfit.evicts, misfit.needed - misfit.free),
+            default=None,
+        )
+        if closest is None:
+            needed, free = wanted.whole, self.situation.house.server.room
+        elif closest.evicts:
+            return (
+                f"{name} fits, but Ollama predicts {amount(closest.needed)} where {amount(closest.free)} count as free "
+                "and would evict another model"
+            )
+        elif closest.model.name != name:
+            return (
+                f"{name} would leave {amount(max(0, closest.free))} of a GPU for {closest.model.name}, which needs "
+                f"{amount(closest.needed)}"
+            )
+        else:
+            needed, free = closest.needed, closest.free
+        return (
+            f"{name} needs {amount(needed)} of a GPU {load} and the most that is free for it is {amount(max(0, free))}"
+        )
+
+    def fewer_slots(self) -> Iterator[Remedy]:
+        explicit = self.situation.house.wish.parallel
+        if explicit is None or explicit == 1:
+            return
+        found = _largest(1, explicit - 1, lambda parallel: self._fits(parallel=parallel))
+        if found:
+            yield Remedy(f"spec.tuning.numParallel {found}", {"numParallel": found})
+
+    def finer_cache(self) -> Iterator[Remedy]:
+        wish, shape = self.situation.house.wish, self.shape
+        if shape is None or not wish.options.flash_attention:
+            return
+        generation = wish.options.version.generation
+        for kind in (FINER, "q4_0"):
+            chosen_anyway = wish.kv_type is None and kind == FINER
+            coarser = wish.options.kv_type in PLAIN_CACHES or (wish.options.kv_type == FINER and kind != FINER)
+            if coarser and not chosen_anyway and quantises(shape, kind, generation) and self._fits(kv_type=kind):
+                yield Remedy(f"spec.tuning.kvCacheType {kind}", {"kvCacheType": kind})
+                return
+
+    def smaller_context(self) -> Iterator[Remedy]:
+        model = self.want.model
+        steps = ((model.context_length or 0) - 1) // _CONTEXT_STEP
+
+        def with_context(step: int) -> bool:
+            changed = model.model_copy(update={"context_length": step * _CONTEXT_STEP})
+            return self._fits(want=replace(self.want, model=changed))
+
+        found = _largest(1, steps, with_context)
+        if found:
+            context = found * _CONTEXT_STEP
+            yield Remedy(f"contextLength {context} for {self.name}", {"contextLength": context})
+
+    def on_demand(self) -> Iterator[Remedy]:
+        model = self.want.model
+        if model.residency != "Pinned":
+            return
+        changed = model.model_copy(update={"residency": "OnDemand"})
+        if self._fits(want=replace(self.want, model=changed)):
+            yield Remedy(f"residency OnDemand for {self.name}", {"residency": "OnDemand"})
+
+    def smaller_quantisation(self) -> Iterator[Remedy]:
+        shape = self.shape
+        if shape is None or not shape.file_bytes:
+            return
+        found = smaller_file(shape, lambda changed: self._fits(shape=changed))
+        if found is not None:
+            yield Remedy(
+                f"a file of at most {amount(found.most)}, such as {found.kind} (about {amount(found.size)})",
+                {"fileBytes": found.most},
+            )
+
+    def more_hardware(self) -> Iterator[Remedy]:
+        situation, server = self.situation, self.situation.house.server
+        if self._fits(bins=[(frozenset(), bool(self.situation.house.wish.spread))]):
+            yield Remedy("one more server with such GPUs", {"servers": situation.servers + 1})
+        inventory = situation.inventory
+        if inventory.largest:
+            larger = replace(server, usable=inventory.largest)
+            if self._fits(bins=[(frozenset(), False)], server=larger):
+                yield Remedy(
+                    f"hardware.gpu.minMemory {inventory.largest_memory} (there are such cards)",
+                    {"minMemory": inventory.largest_memory},
+                )
+        count = 2
+        while count <= _MOST_GPUS:
+            if count > server.gpus and self.name not in situation.with_gpus(count).left_out:
+                yield Remedy(f"hardware.gpu.count {count}", {"count": count})
+                return
+            count *= 2
+
+    def _bins(self) -> list[tuple[frozenset[str], bool]]:
+        """Servers by the models that they hold, and whether they spread; an empty one where there are GPUs for it."""
+        groups = self.situation.fitting.groups.values()
+        found = [(frozenset(model.name for model in fitted.models), fitted.mode.spread) for fitted in groups]
+        return [*found, (frozenset(), False)] if len(found) < self.situation.servers else found
+
+    def _misfits(self, mode: Mode) -> Iterator[Misfit | None]:
+        for names, spread in self._bins():
+            wanted = self.situation.house.footprint(self.name, mode)
+            yield self._misfit(names, replace(mode, spread=spread), self.want, wanted, self.situation.house.server)
+
+    def _fits(
+        self,
+        *,
+        want: Want | None = None,
+        shape: ModelShape | None = None,
+        kv_type: str | None = None,
+        parallel: int | None = None,
+        bins: list[tuple[frozenset[str], bool]] | None = None,
+        server: ServerShape | None = None,
+    ) -> bool:
+        house = self.situation.house
+        want, shape = want or self.want, shape or self.shape
+        chosen = parallel or house.wish.parallel or 1
+        for names, spread in self._bins() if bins is None else bins:
+            caches = house.caches({*names, self.name}) if kv_type is None else (kv_type,)
+            mode = Mode(chosen, caches[-1], spread)
+            options = replace(house.wish.options, kv_type=mode.kv_type)
+            wanted = footprint(want.model, shape, options, parallel=mode.parallel)
+            if self._misfit(names, mode, want, wanted, server or house.server) is None:
+                return True
+        return False
+
+    def _misfit(
+        self, names: frozenset[str], mode: Mode, want: Want, wanted: Footprint, server: ServerShape
+    ) -> Misfit | None:
+        """What keeps the model from joining; a clash counts as no room at all."""
+        house = self.situation.house
+        others = {name: house.wish.wants[name].model for name in names}
+        if any(clash(want.model, other) for other in others.values()):
+            return Misfit(wanted, wanted.whole, 0)
+        pinned = [house.footprint(name, mode) for name, other in others.items() if other.residency == "Pinned"]
+        guests = [house.footprint(name, mode) for name, other in others.items() if other.residency != "Pinned"]
+        shape = replace(server, spread=mode.spread)
+        if want.model.residency == "Pinned":
+            found = fits(shape, [*pinned, wanted], guests).misfit
+        else:
+            found = fits(shape, pinned, [wanted]).misfit
+        if found is None or found.evicts or found.model.name == wanted.name:
+            return found
+        # Somebody else is the first without room: with the others in place, is it this model that is too much?
+        seating = seat(shape, [*load_order(pinned), wanted])
+        return seating.misfit if seating.misfit and seating.misfit.model.name == wanted.name else found
+
+
+def _largest(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The largest number for which it holds, of those from ``low`` to ``high``; 0 where it holds for none."""
+    if high < low or not holds(low):
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
 
 
 def amount(count: int) -> str:

@@ -1,12 +1,12 @@
 """What a plan is made from: the wish, the models as their registries answered, and what runs now."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
-from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.inventory import Inventory, Silent
 from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.calibration import Calibration
 
@@ -50,6 +50,7 @@ class PreviousGroup:
     config: GroupConfig
     crowded: bool = False
     """A rollout found no room for a new server beside the old ones."""
+    record: GroupRecord = field(default_factory=GroupRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class ClaimView:
 
     access_modes: frozenset[str]
     """As the claim asks for them, e.g. ``ReadWriteOnce``."""
+
+
+def _nothing_known() -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,9 @@ class PlanRequest:
     fleet_namespaces: tuple[str, ...] = ("ollama-fleet",)
     """Where this product's own pods are: only those may administer servers."""
     previous: tuple[PreviousGroup, ...] = ()
-    inventory: Inventory | None = None
-    """The GPUs that a server could get; None on CPU, or where nothing says how large they are."""
+    survey: Callable[[], Inventory | Silent | None] = _nothing_known
+    """The GPUs that a server could get; None where nothing says how large they are. Asked only when something has to be
+    planned anew: to look at a thousand nodes takes longer than a plan."""
     measured: Calibration = field(default_factory=Calibration)
     """What loads really took."""
     claim: ClaimView | None = None

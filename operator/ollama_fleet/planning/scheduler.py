@@ -4,6 +4,9 @@ Both generations prefer one GPU for a model and take the freest; what does not f
 the choice rests on Ollama's prediction, which counts the KV cache as f16 whatever its type: a model whose prediction
 exceeds 80 % of what is free evicts others although it would fit (``server/sched.go``, ``PredictServerVRAM``). Then
 llama.cpp measures, and moves layers to the CPU when less than its margin would stay free on a GPU.
+
+With ``OLLAMA_SCHED_SPREAD`` every model goes to all GPUs. Up to 0.24 a model that one GPU cannot hold goes to as few as
+can, not to all: the sum is the same, and here it counts on all.
 """
 
 from collections.abc import Sequence
@@ -39,6 +42,13 @@ class ServerShape:
     margin: int
     """Bytes that must stay free on each GPU: below that, layers move to the CPU."""
     generation: Generation
+    spread: bool = False
+    """Every model goes to all GPUs."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that models may take of each GPU."""
+        return self.usable - self.margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +108,14 @@ def _choose(server: ServerShape, used: Sequence[int], model: Footprint, *, alone
     everywhere = tuple(range(server.gpus))
     room = free[freest] - server.margin
     if server.generation is Generation.LLAMA_SERVER:
-        one_gpu = model.predicted <= _TRUSTED_SHARE * free[freest]
+        one_gpu = not server.spread and model.predicted <= _TRUSTED_SHARE * free[freest]
         evicts = not one_gpu and not alone and model.predicted > _TRUSTED_SHARE * sum(free)
         if evicts and model.whole <= room:
             return Misfit(model, model.predicted, int(_TRUSTED_SHARE * sum(free)), evicts=True)
         if evicts:
             return Misfit(model, model.whole, room)
     else:
-        one_gpu = model.whole <= room
+        one_gpu = not server.spread and model.whole <= room
     if one_gpu or server.gpus == 1:
         fits = model.whole <= room
         return Seat(model, (freest,)) if fits else Misfit(model, model.whole, room)

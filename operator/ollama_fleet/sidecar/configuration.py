@@ -22,7 +22,7 @@ def read(path: Path) -> GroupConfig:
         content = handle.read(_LIMIT_BYTES + 1)
     if len(content) > _LIMIT_BYTES:
         raise ValueError(f"{path} has more than {_LIMIT_BYTES} bytes")
-    return GroupConfig.model_validate_json(content)
+    return GroupConfig.from_wire(content)
 
 
 async def follow(path: Path, apply: Callable[[GroupConfig], Awaitable[bool]]) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
+from ollama_fleet.api.group import WAITING_PER_SLOT
 from ollama_fleet.sidecar.refusals import Refused
 
-WAITING_PER_SLOT: Final = 4
 WAIT_SECONDS: Final = 30.0
 
 

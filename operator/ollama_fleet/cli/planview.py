@@ -1,0 +1,171 @@
+"""What people see of a plan, whatever it is shown on. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ollama_fleet.api.deploymentstatus import EffectiveValue
+from ollama_fleet.api.ollamadeployment import TuningSpec
+from ollama_fleet.cli.sources import BUNDLED, Found
+from ollama_fleet.planning.footprints import Mode, estimate_of, footprint, server_shape
+from ollama_fleet.planning.inventory import Inventory
+from ollama_fleet.planning.packing import load_order
+from ollama_fleet.planning.plan import Group, Plan
+from ollama_fleet.planning.request import PlanRequest
+from ollama_fleet.planning.scheduler import ServerShape, seat
+from ollama_fleet.planning.versions import Version
+from ollama_fleet.sizing.estimate import Estimate
+from ollama_fleet.sizing.portable import from_document
+from ollama_fleet.sizing.shape import ModelShape
+
+ABOUT_THE_SERVER: Final = frozenset({"version", "image", "profile", "replicas", "readinessPolicy", "gpuMemory"})
+"""Values in force that the heading says, or that nobody plans for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One model of a group."""
+
+    name: str
+    residency: str
+    slots: int
+    estimate: Estimate | None
+    """None where its header is not known."""
+    on_gpu: bool = True
+
+    @property
+    def kv(self) -> int:
+        """What it remembers."""
+        return self.estimate.part("kv") + self.estimate.part("state") if self.estimate else 0
+
+    @property
+    def compute(self) -> int:
+        """What it computes with."""
+        return self.estimate.part("compute") + self.estimate.part("projector") if self.estimate else 0
+
+    @property
+    def total(self) -> int:
+        """All of it; without a GPU there is no driver's context."""
+        if self.estimate is None:
+            return 0
+        return self.estimate.total if self.on_gpu else self.estimate.total - self.estimate.part("context")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBar:
+    """One GPU of a server with all Pinned models loaded. Bytes."""
+
+    used: int
+    usable: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """One group."""
+
+    name: str
+    replicas: int
+    parallel: int
+    kv_type: str
+    rows: tuple[ModelRow, ...]
+    bars: tuple[GpuBar, ...]
+    sharing: int = 0
+    """OnDemand models, which share what the bars leave free, one at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """One OllamaDeployment."""
+
+    name: str
+    plan: Plan
+    where: str
+    """What its servers run on."""
+    groups: tuple[GroupView, ...]
+    settings: tuple[EffectiveValue, ...]
+    notes: tuple[str, ...]
+    sources: Mapping[str, str]
+    """Where each model's header comes from."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every model has a place."""
+        return not self.plan.problems and not self.plan.left_out
+
+
+def view(name: str, request: PlanRequest, plan: Plan, found: Mapping[str, Found]) -> PlanView:
+    """``found``: where each model's header comes from, by served name."""
+    inventory = request.survey()
+    known = inventory if isinstance(inventory, Inventory) else None
+    shapes = _shapes(request)
+    return PlanView(
+        name=name,
+        plan=plan,
+        where=_where(request, known),
+        groups=tuple(_group(group, request, known, shapes) for group in plan.groups),
+        settings=tuple(value for value in plan.effective if value.name not in ABOUT_THE_SERVER),
+        notes=tuple(_notes({name: found[name] for name in shapes if name in found})),
+        sources={name: found[name].source for name in shapes if name in found},
+    )
+
+
+def estimates(group: Group, shapes: Mapping[str, ModelShape]) -> dict[str, Estimate]:
+    """By model, as the planner counted."""
+    slots = max(1, group.config.num_parallel)
+    return {
+        model.name: estimate_of(model, shapes[model.name], group.options, parallel=slots)
+        for model in group.config.models
+        if model.name in shapes
+    }
+
+
+def _shapes(request: PlanRequest) -> dict[str, ModelShape]:
+    views = [view for view in request.model_sets.values() if view]
+    return {m.name: from_document(m.header) for view in views for m in view.status.models if m.header}
+
+
+def _where(request: PlanRequest, inventory: Inventory | None) -> str:
+    if inventory is not None:
+        gpus = "1 GPU" if inventory.gpus == 1 else f"{inventory.gpus} GPUs"
+        return f"{gpus} per server, {inventory.source}"
+    cpu = request.spec.hardware.cpu
+    return f"{cpu.cores} cores and {cpu.memory} per server" if cpu else "hardware unknown"
+
+
+def _group(
+    group: Group, request: PlanRequest, inventory: Inventory | None, shapes: Mapping[str, ModelShape]
+) -> GroupView:
+    known, models = estimates(group, shapes), group.config.models
+    rows = tuple(
+        ModelRow(model.name, model.residency, model.parallel, known.get(model.name), inventory is not None)
+        for model in models
+    )
+    bars: tuple[GpuBar, ...] = ()
+    if inventory is not None:
+        version = Version.parse(group.config.ollama_version)
+        shape = server_shape(inventory, request.spec.tuning or TuningSpec(), version=version)
+        bars = tuple(_bars(group, shape, shapes))
+    guests = sum(model.residency != "Pinned" for model in models)
+    kv_type = group.options.kv_type
+    return GroupView(group.name, group.replicas, group.config.num_parallel, kv_type, rows, bars, guests)
+
+
+def _bars(group: Group, server: ServerShape, shapes: Mapping[str, ModelShape]) -> Iterator[GpuBar]:
+    """As Ollama's scheduler would seat the Pinned models."""
+    mode = Mode(max(1, group.config.num_parallel), group.options.kv_type, group.record.spread)
+    pinned = [model for model in group.config.models if model.residency == "Pinned"]
+    found = [footprint(m, shapes.get(m.name), group.options, parallel=mode.parallel) for m in pinned]
+    shape = ServerShape(server.gpus, server.usable, server.margin, server.generation, mode.spread)
+    for used in seat(shape, load_order(found)).used:
+        yield GpuBar(used, server.usable)
+
+
+def _notes(found: Mapping[str, Found]) -> Iterator[str]:
+    bundled = sorted(name for name, one in found.items() if one.source == BUNDLED)
+    if bundled:
+        yield f"From the bundled catalogue, not from a file: {', '.join(bundled)}"
+    yield from _unique(one.note for _, one in sorted(found.items()) if one.note)
+
+
+def _unique(texts: Iterable[str]) -> Iterator[str]:
+    yield from dict.fromkeys(texts)

@@ -1,0 +1,91 @@
+"""What runs now, as far as a new plan must respect it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ollama_fleet.api.group import GroupModel
+from ollama_fleet.api.ollamadeployment import TuningSpec
+from ollama_fleet.planning.footprints import Mode
+from ollama_fleet.planning.request import PreviousGroup
+from ollama_fleet.planning.versions import Generation, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One model of the wish."""
+
+    model: GroupModel
+    slots: int
+    """Requests at once; 0 asks for as many as fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A group whose servers can go on as they are."""
+
+    name: str
+    mode: Mode
+    members: frozenset[str]
+    """Its models that are still wished for."""
+    settled: frozenset[str]
+    """Those that are wished for just as they run."""
+    sized: bool = True
+    """Whether its plan knew how large its GPUs are."""
+
+
+def running(
+    previous: Iterable[PreviousGroup],
+    wants: Mapping[str, Want],
+    tuning: TuningSpec,
+    *,
+    generation: Generation,
+    gpus: int,
+) -> dict[str, Running]:
+    """Groups by name; those that a choice for all servers starts anew anyway are not among them."""
+    found = {}
+    for group in previous:
+        mode = mode_of(group)
+        if _starts_anew(group, mode, tuning, generation=generation, gpus=gpus):
+            continue
+        members = {model.name: model for model in group.config.models if model.name in wants}
+        settled = frozenset(name for name, model in members.items() if _same(model, wants[name], group))
+        # A record that knows no choices stands for one that an earlier version did not write.
+        sized = gpus > 0 and bool(group.record.usable or not group.record.choices)
+        found[group.name] = Running(group.name, mode, frozenset(members), settled, sized)
+    return found
+
+
+def mode_of(group: PreviousGroup) -> Mode:
+    """How its servers run."""
+    return Mode(max(1, group.config.num_parallel), group.record.kv_type, group.record.spread)
+
+
+def _starts_anew(group: PreviousGroup, mode: Mode, tuning: TuningSpec, *, generation: Generation, gpus: int) -> bool:
+    if Version.parse(group.config.ollama_version).generation is not generation:
+        return True
+    explicit = (
+        (tuning.num_parallel, mode.parallel),
+        (tuning.kv_cache_type, mode.kv_type),
+        (tuning.sched_spread, mode.spread),
+        # A record of an earlier version may not know how many GPUs its servers have.
+        (gpus, group.record.gpus or gpus),
+    )
+    if any(wished is not None and wished != runs for wished, runs in explicit):
+        return True
+    # What was explicit and is so no longer is chosen anew.
+    dropped = {setting.name for setting in group.record.environment if setting.source == "spec"}
+    freed = (
+        ("OLLAMA_NUM_PARALLEL", tuning.num_parallel),
+        ("OLLAMA_KV_CACHE_TYPE", tuning.kv_cache_type),
+        ("OLLAMA_SCHED_SPREAD", tuning.sched_spread),
+    )
+    return any(name in dropped and wished is None for name, wished in freed)
+
+
+def _same(model: GroupModel, want: Want, group: PreviousGroup) -> bool:
+    """Whether it takes what it took; how it is written, its priority and its prompt do not count."""
+    wished = want.model
+    return (
+        (model.manifest_digest, model.context_length, model.residency, model.modelfile.adapter)
+        == (wished.manifest_digest, wished.context_length, wished.residency, wished.modelfile.adapter)
+    ) and group.record.wishes.get(model.name, model.parallel) == want.slots

@@ -12,7 +12,7 @@ from tests.support.schema_documents import documents
 
 SIDES = [(kind, side) for kind in DEFINITIONS for side in ("spec", "status")]
 STRATEGIES = {(kind.kind, side): documents(structural(getattr(kind, side))) for kind, side in SIDES}
-QUANTITIES = {"cores", "memory", "minMemory", "gpuOverhead", "sizeLimit"}
+QUANTITIES = {"cores", "memory", "minMemory", "gpuOverhead", "hostMemory", "sizeLimit"}
 
 
 @pytest.mark.parametrize(("kind", "side"), SIDES, ids=[f"{kind.kind}.{side}" for kind, side in SIDES])

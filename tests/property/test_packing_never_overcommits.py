@@ -1,9 +1,10 @@
 """Whatever the models and GPUs: what the planner seats fits, twice the same, and nobody moves without need."""
 
-import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_fleet.planning.packing import Item, Packing, fits, pack
@@ -13,6 +14,28 @@ from ollama_fleet.planning.versions import Generation
 GIB = 2**30
 
 
+@dataclass
+class Servers:
+    """Servers of one shape for models of given footprints; counts how often it is asked."""
+
+    shape: ServerShape
+    prints: dict[str, Footprint]
+    asked: int = field(default=0, compare=False)
+
+    def holds(self, group: str, items: Sequence[Item]) -> bool:
+        self.asked += 1
+        pinned = [self.prints[item.name] for item in items if item.pinned]
+        guests = [self.prints[item.name] for item in items if not item.pinned]
+        return fits(self.shape, pinned, guests).misfit is None
+
+
+def plain(shape: ServerShape, sizes: dict[str, int], **groups: str) -> tuple[Servers, list[Item]]:
+    """Models of so many GiB, by name, and where they run."""
+    prints = {name: Footprint(name, size * GIB, size * GIB, size * GIB) for name, size in sizes.items()}
+    items = [Item(name, size * GIB, group=groups.get(name), settled=name in groups) for name, size in sizes.items()]
+    return Servers(shape, prints), items
+
+
 @st.composite
 def servers(draw: st.DrawFn) -> ServerShape:
     return ServerShape(
@@ -20,20 +43,22 @@ def servers(draw: st.DrawFn) -> ServerShape:
         usable=draw(st.integers(8, 80)) * GIB,
         margin=GIB,
         generation=draw(st.sampled_from(Generation)),
+        spread=draw(st.booleans()),
     )
 
 
 @st.composite
-def wishes(draw: st.DrawFn, *, most: int = 8) -> list[Item]:
+def wishes(draw: st.DrawFn, *, most: int = 8) -> tuple[dict[str, Footprint], list[Item]]:
     sizes = draw(st.lists(st.integers(1, 60), min_size=1, max_size=most))
-    return [
-        Item(
-            footprint=Footprint(f"m{index}", whole=size * GIB, split=size * GIB // 2, predicted=int(0.9 * size * GIB)),
-            pinned=draw(st.booleans()),
-            priority=draw(st.integers(0, 3)),
-        )
+    prints = {
+        f"m{index}": Footprint(f"m{index}", whole=size * GIB, split=size * GIB // 2, predicted=int(0.9 * size * GIB))
         for index, size in enumerate(sizes)
+    }
+    items = [
+        Item(name, print_.whole, pinned=draw(st.booleans()), priority=draw(st.integers(0, 3)))
+        for name, print_ in prints.items()
     ]
+    return prints, items
 
 
 def names(packing: Packing) -> dict[str, list[str]]:
@@ -42,64 +67,89 @@ def names(packing: Packing) -> dict[str, list[str]]:
 
 @given(wishes(), servers(), st.integers(1, 4))
 def test_every_model_has_one_place_or_a_reason_and_every_group_fits(
-    items: list[Item], server: ServerShape, count: int
+    wish: tuple[dict[str, Footprint], list[Item]], server: ServerShape, count: int
 ) -> None:
-    found = pack(items, server, servers=count)
+    prints, items = wish
+    room = Servers(server, prints)
+    found = pack(items, room, servers=count)
     placed = [name for group in names(found).values() for name in group]
-    assert sorted([*placed, *(left.item.name for left in found.left_out)]) == sorted(item.name for item in items)
+    assert sorted([*placed, *(item.name for item in found.left_out)]) == sorted(item.name for item in items)
     assert len(found.groups) <= count
     for group in found.groups.values():
-        seating = fits(server, group)
-        assert seating.misfit is None
-        assert all(used <= server.usable - server.margin for used in seating.used)
-    for left in found.left_out:
-        assert left.needed > left.free
+        pinned = [prints[item.name] for item in group if item.pinned]
+        for guest in ([], *([prints[item.name]] for item in group if not item.pinned)):
+            seating = fits(server, pinned, guest)
+            assert seating.misfit is None
+            assert all(used <= server.room for used in seating.used)
+    for item in found.left_out:
+        assert not any(room.holds(name, [*group, item]) for name, group in found.groups.items())
 
 
 @given(wishes(), servers(), st.integers(1, 4), st.randoms())
 def test_the_order_of_the_wish_does_not_matter(
-    items: list[Item], server: ServerShape, count: int, random: object
+    wish: tuple[dict[str, Footprint], list[Item]], server: ServerShape, count: int, random: object
 ) -> None:
+    prints, items = wish
     shuffled = list(items)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert names(pack(items, server, servers=count)) == names(pack(shuffled, server, servers=count))
+    room = Servers(server, prints)
+    assert names(pack(items, room, servers=count)) == names(pack(shuffled, room, servers=count))
 
 
-@given(wishes(most=6), wishes(most=1), servers(), st.integers(1, 4), st.integers(0, 2))
+@given(wishes(most=6), st.integers(1, 60), servers(), st.integers(1, 4), st.integers(0, 2))
 def test_a_newcomer_moves_at_most_the_budget_and_turns_nobody_out(
-    items: list[Item], newcomers: list[Item], server: ServerShape, count: int, budget: int
+    wish: tuple[dict[str, Footprint], list[Item]], size: int, server: ServerShape, count: int, budget: int
 ) -> None:
-    before = pack(items, server, servers=count)
-    running = [
-        Item(item.footprint, pinned=item.pinned, priority=item.priority, group=group)
-        for group, members in before.groups.items()
-        for item in members
-    ]
-    (fresh,) = (Item(Footprint("new", i.footprint.whole, i.footprint.split, i.footprint.predicted)) for i in newcomers)
-    after = pack([*running, fresh], server, servers=count, move_budget=budget)
+    prints, items = wish
+    prints["new"] = Footprint("new", size * GIB, size * GIB // 2, int(0.9 * size * GIB))
+    room = Servers(server, prints)
+    before = pack(items, room, servers=count)
+    running = [replace(item, group=group, settled=True) for group, members in before.groups.items() for item in members]
+    after = pack([*running, Item("new", size * GIB)], room, servers=count, move_budget=budget)
     assert after.moves <= budget
-    assert {left.item.name for left in after.left_out} <= {"new"}
+    assert {item.name for item in after.left_out} <= {"new"}
 
 
 def test_a_move_makes_room_where_the_budget_allows_one() -> None:
     server = ServerShape(1, 24 * GIB, GIB, Generation.IN_PROCESS)
-    sizes = {"a": (10, "g0"), "b": (8, "g1"), "new": (14, None)}
-    items = [Item(Footprint(n, size * GIB, size * GIB, size * GIB), group=group) for n, (size, group) in sizes.items()]
-    assert [left.item.name for left in pack([*items], server, servers=2).left_out] == []
-    tight = [Item(Footprint("c", 6 * GIB, 6 * GIB, 6 * GIB), group="g1"), *items]
-    stuck = pack(tight, server, servers=2)
-    assert [left.item.name for left in stuck.left_out] == ["new"]
-    eased = pack(tight, server, servers=2, move_budget=1)
-    assert eased.left_out == ()
-    assert eased.moves == 1
+    room, items = plain(server, {"a": 10, "b": 8, "new": 14}, a="g0", b="g1")
+    assert pack(items, room, servers=2).left_out == ()
+    room, tight = plain(server, {"c": 6, "a": 10, "b": 8, "new": 14}, a="g0", b="g1", c="g1")
+    stuck = pack(tight, room, servers=2)
+    assert [item.name for item in stuck.left_out] == ["new"]
+    eased = pack(tight, room, servers=2, move_budget=1)
+    assert (eased.left_out, eased.moves) == ((), 1)
+
+
+def test_what_runs_is_not_asked_whether_it_fits() -> None:
+    """A smaller GPU in the fleet, or a program that takes memory, must not tear down what works."""
+    room, items = plain(ServerShape(1, 12 * GIB, GIB, Generation.IN_PROCESS), {"a": 10, "b": 8}, a="g0", b="g0")
+    assert names(pack(items, room, servers=2)) == {"g0": ["a", "b"]}
+    assert room.asked == 0
+
+
+def test_a_new_group_does_not_take_the_name_of_one_that_runs() -> None:
+    room, items = plain(ServerShape(1, 12 * GIB, GIB, Generation.IN_PROCESS), {"a": 10, "b": 10, "c": 10})
+    items = [replace(items[0], group="g0"), replace(items[1], group="g0"), replace(items[2], group="g1")]
+    assert names(pack(items, room, servers=3)) == {"g0": ["a"], "g1": ["c"], "g2": ["b"]}
+
+
+@pytest.mark.parametrize("count", [50, 200, 800])
+def test_models_that_fit_are_placed_with_few_questions(count: int) -> None:
+    """One each for a new model: where it fits, and none again for groups that are full by their sum would be better
+    still, but is the room's business."""
+    room, items = plain(
+        ServerShape(1, 80 * GIB, GIB, Generation.LLAMA_SERVER), {f"m{n}": 40 + n % 20 for n in range(count)}
+    )
+    assert len(pack(items, room, servers=count).groups) == count
+    assert room.asked <= count * (count + 1) / 2
 
 
 def test_a_clash_needs_another_server() -> None:
-    server = ServerShape(1, 80 * GIB, GIB, Generation.LLAMA_SERVER)
-    one = Item(Footprint("a", GIB, GIB, GIB), clashes=frozenset({"b"}))
-    two = Item(Footprint("b", GIB, GIB, GIB), clashes=frozenset({"a"}))
-    assert names(pack([one, two], server, servers=2)) == {"g0": ["a"], "g1": ["b"]}
-    assert [left.item.name for left in pack([one, two], server, servers=1).left_out] == ["b"]
+    room, _ = plain(ServerShape(1, 80 * GIB, GIB, Generation.LLAMA_SERVER), {"a": 1, "b": 1})
+    items = [Item("a", GIB, clashes=frozenset({"b"})), Item("b", GIB, clashes=frozenset({"a"}))]
+    assert names(pack(items, room, servers=2)) == {"g0": ["a"], "g1": ["b"]}
+    assert [item.name for item in pack(items, room, servers=1).left_out] == ["b"]
 
 
 def test_ollama_s_prediction_evicts_what_would_fit() -> None:
@@ -121,25 +171,18 @@ def test_a_model_larger_than_a_gpu_is_spread_over_all_of_them() -> None:
     assert found.used == (21 * GIB, 17 * GIB, 17 * GIB, 17 * GIB)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(2, 20), min_size=2, max_size=8), st.integers(1, 3))
-def test_packed_memory_is_close_to_the_best_there_is(sizes: list[int], count: int) -> None:
-    """Against all assignments of small instances: of 24 GiB GPUs, at least 95 % of what the best one packs."""
-    server = ServerShape(1, 25 * GIB, GIB, Generation.IN_PROCESS)
-    items = [Item(Footprint(f"m{i}", s * GIB, s * GIB, s * GIB)) for i, s in enumerate(sizes)]
-    best = 0
-    for choice in itertools.product(range(count + 1), repeat=len(sizes)):
-        loads = [0] * (count + 1)
-        for size, place in zip(sizes, choice, strict=True):
-            loads[place] += size
-        if all(load <= 24 for load in loads[:count]):
-            best = max(best, sum(loads[:count]))
-    assert pack(items, server, servers=count).packed >= 0.95 * best * GIB
+@pytest.mark.parametrize("generation", list(Generation))
+def test_a_server_that_spreads_puts_every_model_on_all_gpus(generation: Generation) -> None:
+    server = ServerShape(2, 24 * GIB, GIB, generation, spread=True)
+    found = seat(server, [Footprint("a", 4 * GIB, 3 * GIB, 4 * GIB), Footprint("b", 2 * GIB, 2 * GIB, 2 * GIB)])
+    assert [seated.gpus for seated in found.seats] == [(0, 1), (0, 1)]
+    assert found.used == (5 * GIB, 5 * GIB)
 
 
 @pytest.mark.parametrize("generation", list(Generation))
 def test_an_on_demand_model_only_needs_room_beside_the_pinned_ones(generation: Generation) -> None:
     server = ServerShape(1, 30 * GIB, GIB, generation)
-    pinned = Item(Footprint("p", 10 * GIB, 0, 9 * GIB))
-    guests = [Item(Footprint(f"o{i}", 12 * GIB, 0, 11 * GIB), pinned=False) for i in range(3)]
-    assert pack([pinned, *guests], server, servers=1).left_out == ()
+    prints = {"p": Footprint("p", 10 * GIB, 0, 9 * GIB)}
+    prints |= {f"o{i}": Footprint(f"o{i}", 12 * GIB, 0, 11 * GIB) for i in range(3)}
+    items = [Item(name, one.whole, pinned=name == "p") for name, one in prints.items()]
+    assert pack(items, Servers(server, prints), servers=1).left_out == ()

@@ -7,27 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.quantities import parse_bytes, parse_quantity, seconds
-from ollama_fleet.planning.request import PreviousGroup
 from ollama_fleet.planning.variables import objection
 from ollama_fleet.planning.versions import Generation, Version
-from tests.support.plans import GPU, request, view
-
-
-def environment(plan: Plan, group: int = 0) -> dict[str, tuple[str, str]]:
-    assert plan.problems == ()
-    return {setting.name: (setting.value, setting.source) for setting in plan.groups[group].environment}
-
-
-def layout(plan: Plan) -> dict[str, list[str]]:
-    return {group.name: [model.name for model in group.config.models] for group in plan.groups}
+from tests.support.plans import GPU, again, environment, layout, request, view
 
 
 @pytest.mark.parametrize(
     ("profile", "parallel", "context", "queue"),
-    [("chat", "4", "8192", "512"), ("agent", "6", "16384", "2048"), ("batch", "8", "8192", "4096")],
+    [
+        ("chat", "4", "8192", "128"),
+        ("agent", "6", "16384", "2048"),
+        ("batch", "8", "8192", "4096"),
+        ("embedding", "1", "2048", "512"),
+    ],
 )
 def test_a_profile_gives_the_defaults(profile: str, parallel: str, context: str, queue: str) -> None:
     found = environment(plan_deployment(request(view({"name": "a"}), profile=profile)))
@@ -164,10 +158,7 @@ def test_the_order_is_by_priority_then_name() -> None:
 
 def test_a_newcomer_moves_nobody() -> None:
     before = plan_deployment(request(view({"name": "b", "contextLength": 64})))
-    previous = tuple(PreviousGroup(group.name, group.config) for group in before.groups)
-    after = plan_deployment(
-        request(view({"name": "a", "contextLength": 128}, {"name": "b", "contextLength": 64}), previous=previous)
-    )
+    after = again(before, request(view({"name": "a", "contextLength": 128}, {"name": "b", "contextLength": 64})))
     assert layout(after) == {"g0": ["b"], "g1": ["a"]}
 
 

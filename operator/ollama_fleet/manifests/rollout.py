@@ -33,8 +33,8 @@ def template_hash(group: Group) -> str:
         "secrets": sorted({(m.pull_secret or "", m.ca_secret or "") for m in group.config.models}),
         # An emptyDir is filled by the init container only; other caches are filled beside running pods.
         "pinned": _pinned(group) if cache.type == "Ephemeral" else [],
-        # Only what was chosen: what is computed follows from the models, which come and go.
-        **({"memory": group.memory.request} if group.memory.reason.startswith("spec.") else {}),
+        # Absent where earlier versions wrote none; the planner keeps what runs, so a computed figure rolls nothing.
+        **({"memory": [group.memory.request, group.memory.limit]} if group.memory.request else {}),
     }
     wire = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return f"v{HASH_VERSION}-{hashlib.sha256(wire.encode()).hexdigest()[:16]}"

@@ -6,6 +6,7 @@ From ``llm/server.go`` and ``fs/ggml/ggml.go`` of Ollama 0.24.0, ``server/sched.
 
 from typing import Final
 
+from ollama_fleet.planning.remembered import kinds
 from ollama_fleet.planning.versions import Generation
 from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.load import Load, slots
@@ -44,7 +45,7 @@ def flash_attention(shape: ModelShape, generation: Generation) -> bool:
     if shape.architecture in _WITHOUT[generation]:
         return False
     if generation is Generation.IN_PROCESS:
-        heads = [(layer.key_length, layer.value_length) for layer in shape.layers if layer.kv_heads]
+        heads = [(layer.key_length, layer.value_length) for layer, _ in kinds(shape) if layer.kv_heads]
         return not shape.encoder and shape.latent is None and bool(heads) and all(key == value for key, value in heads)
     return True
 
@@ -53,15 +54,16 @@ def flash_kernel(shape: ModelShape) -> bool:
     """Whether CUDA has a kernel for the heads of the model, on any card that llama.cpp calls able."""
     if shape.latent is not None:
         return True
-    heads = {(layer.key_length, layer.value_length): layer.kv_heads for layer in shape.layers if layer.kv_heads}
-    shared = ((_CUDA_HEADS.get(lengths), shape.heads // count) for lengths, count in heads.items())
+    heads = ((layer.key_length, layer.value_length, layer.kv_heads) for layer, _ in kinds(shape) if layer.kv_heads)
+    shared = ((_CUDA_HEADS.get((key, value)), shape.heads // count) for key, value, count in heads)
     return all(needed is not None and sharing >= needed for needed, sharing in shared)
 
 
 def indivisible(shape: ModelShape, kv_type: str) -> int | None:
     """The length of a head that blocks of the type do not divide: from 0.30 on such a load fails. None when all are."""
     block = BY_NAME[kv_type].block
-    lengths = (length for layer in shape.layers if layer.kv_heads for length in (layer.key_length, layer.value_length))
+    attending = (layer for layer, _ in kinds(shape) if layer.kv_heads)
+    lengths = (length for layer in attending for length in (layer.key_length, layer.value_length))
     return next((length for length in lengths if length % block), None)
 
 

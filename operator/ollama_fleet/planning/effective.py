@@ -5,6 +5,7 @@ from typing import Final
 
 from ollama_fleet.api.deploymentstatus import MOST_EFFECTIVE, EffectiveValue
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
+from ollama_fleet.planning.environment import Setting, Source
 from ollama_fleet.planning.groups import Common, readiness_policy
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import quantity
@@ -40,21 +41,21 @@ def _hardware(spec: OllamaDeploymentSpec) -> str:
 
 
 def _by_group(groups: Sequence[Group]) -> Iterator[EffectiveValue]:
-    """Values that all groups share stand without names of groups."""
-    found: dict[str, dict[tuple[str, str], EffectiveValue]] = {}
+    """Values that all groups share stand without names of groups; the reason is that of the first."""
+    found: dict[str, dict[tuple[str, Source], tuple[str, list[str]]]] = {}
     for group in groups:
-        for value in _of(group):
-            known = found.setdefault(value.name, {})
-            before = known.get((value.value, value.source))
-            names = [*before.groups, group.name] if before else [group.name]
-            known[value.value, value.source] = (before or value).model_copy(update={"groups": names})
-    for values in found.values():
-        for value in values.values():
-            everywhere = len(values) == 1 and len(value.groups) == len(groups)
-            yield value.model_copy(update={"groups": []}) if everywhere else value
+        for setting in _of(group):
+            known = found.setdefault(setting.name, {})
+            _, names = known.setdefault((setting.value, setting.source), (setting.reason, []))
+            names.append(group.name)
+    for name, values in found.items():
+        for (value, source), (reason, names) in values.items():
+            everywhere = len(names) == len(groups)
+            held = [] if everywhere else names
+            yield EffectiveValue(name=name, value=value, source=source, reason=reason, groups=held)
 
 
-def _of(group: Group) -> Iterable[EffectiveValue]:
+def _of(group: Group) -> Iterable[Setting]:
     if group.hardware.gpu is not None:
         record = group.record
         value = f"{record.usable // MIB} MiB" if record.usable else "unknown"
@@ -62,13 +63,11 @@ def _of(group: Group) -> Iterable[EffectiveValue]:
     if group.memory.request:
         value = f"{quantity(group.memory.request)}, limit {quantity(group.memory.limit)}"
         yield _computed("hostMemory", value, group.memory.reason)
-    for setting in group.environment:
-        yield EffectiveValue(name=setting.name, value=setting.value, source=setting.source, reason=setting.reason)
+    yield from group.environment
 
 
-def _computed(name: str, value: str, reason: str) -> EffectiveValue:
-    source = "spec" if reason.startswith("spec.") else "computed"
-    return EffectiveValue.model_validate({"name": name, "value": value, "source": source, "reason": reason})
+def _computed(name: str, value: str, reason: str) -> Setting:
+    return Setting(name, value, "spec" if reason.startswith("spec.") else "computed", reason)
 
 
 def _value(name: str, value: str, *, explicit: bool, reason: str = "") -> EffectiveValue:

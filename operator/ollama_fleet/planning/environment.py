@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 from ollama_fleet.api import names
@@ -41,7 +42,7 @@ class Setting:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Basis:
     """What the environment of one group follows from."""
 
@@ -66,14 +67,14 @@ class Basis:
         """What the profile means."""
         return PROFILES[self.profile]
 
-    @property
+    @cached_property
     def cache(self) -> int:
         """MiB of host memory for prompts, per model."""
         if self.hardware.gpu is not None:
             return prompt_cache(self.defaults, self.models, self.shapes, self.mode)
         return prompt_cache_on_cpu(self.defaults, parse_bytes(self.hardware.cpu.memory) if self.hardware.cpu else 0)
 
-    @property
+    @cached_property
     def flash(self) -> bool | None:
         """Whether flash attention is switched on or off; None leaves it to Ollama."""
         if self.tuning.flash_attention is not None or self.hardware.gpu is None:
@@ -84,6 +85,7 @@ class Basis:
         able = all(model.name in self.shapes and flash_kernel(self.shapes[model.name]) for model in self.models)
         return True if nvidia and able else None
 
+    @cached_property
     def choices(self) -> str:
         """Hash of everything chosen that the environment follows from: while it stays, servers run as they started.
 

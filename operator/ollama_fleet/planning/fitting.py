@@ -67,6 +67,13 @@ def unsized(house: House, previous: Sequence[PreviousGroup], *, slots: int) -> F
     return Fitting(groups)
 
 
+def left_out_at_best(house: House, *, servers: int) -> frozenset[str]:
+    """Who has no place even with the fewest slots and the finest cache, in a plan from nothing."""
+    trial = Trial(house, house.wish.parallel or 1, house.caches(())[-1], bool(house.wish.spread))
+    packing = pack(_items(house, ()), trial, servers=servers, thorough=False)
+    return frozenset(item.name for item in packing.left_out)
+
+
 def fit(house: House, previous: Sequence[PreviousGroup], *, servers: int) -> Fitting:
     """As many slots as are wished for if all models fit with them, else as many as let most models fit."""
     search = _Search(house, _items(house, previous), servers)
@@ -187,7 +194,7 @@ def _items(house: House, previous: Sequence[PreviousGroup]) -> list[Item]:
     return [
         Item(
             name=name,
-            size=house.footprint(name, plain).whole,
+            size=house.least(name, plain),
             pinned=want.model.residency == "Pinned",
             priority=want.model.priority,
             clashes=frozenset(o.name for o in alike[want.model.manifest_digest] if clash(want.model, o)),

@@ -9,6 +9,7 @@ from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.planning.abilities import PLAIN_CACHES, flash_attention, flash_kernel
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.quantities import parse_bytes
+from ollama_fleet.planning.remembered import least
 from ollama_fleet.planning.scheduler import Footprint, ServerShape
 from ollama_fleet.planning.versions import Generation, Version
 from ollama_fleet.sizing.calibration import Calibration, Key
@@ -83,13 +84,23 @@ def footprint(model: GroupModel, shape: ModelShape | None, options: Options, *, 
     return Footprint(model.name, whole=whole.reserve, split=max(split.reserve_per_gpu), predicted=whole.predicted)
 
 
+def least_of(model: GroupModel, shape: ModelShape | None, options: Options, *, parallel: int) -> int:
+    """Bytes that the model takes at the very least by the formulas; far cheaper than its footprint."""
+    if shape is None:
+        return 0
+    return least(shape, _load(model, shape, options, parallel), _engine(shape, options))
+
+
 def estimate_of(model: GroupModel, shape: ModelShape, options: Options, *, parallel: int) -> Estimate:
     """The estimate behind a footprint."""
-    engine = engine_of(shape.architecture, llama_server=options.version.generation is Generation.LLAMA_SERVER)
-    guess = _estimate(shape, _load(model, shape, options, parallel), engine, options.gpus)
+    guess = _estimate(shape, _load(model, shape, options, parallel), _engine(shape, options), options.gpus)
     if not options.measured.entries:
         return guess
     return options.measured.correct(guess, calibration_key(model, options, parallel=parallel, product=options.product))
+
+
+def _engine(shape: ModelShape, options: Options) -> Engine:
+    return engine_of(shape.architecture, llama_server=options.version.generation is Generation.LLAMA_SERVER)
 
 
 def _load(model: GroupModel, shape: ModelShape, options: Options, parallel: int) -> Load:

@@ -106,28 +106,35 @@ def _config(common: Common, name: str, fitted: Fitted) -> GroupConfig:
 
 def _start(basis: Basis, before: GroupRecord) -> tuple[tuple[Setting, ...], HostMemory]:
     """Environment and host memory: as the servers were started, or as they are started now."""
-    environment, memory = build(basis), _host_memory(basis)
-    if not _goes_on(basis, before, environment, memory):
-        return environment, memory
+    if not _goes_on(basis, before):
+        return build(basis), _host_memory(basis)
     kept = tuple(Setting(one.name, one.value, one.source, one.reason) for one in before.environment)
     return kept, HostMemory(before.memory_request, before.memory_limit, before.memory_reason)
 
 
-def _goes_on(basis: Basis, before: GroupRecord, environment: Sequence[Setting], memory: HostMemory) -> bool:
+def _goes_on(basis: Basis, before: GroupRecord) -> bool:
     """Whether servers that run may keep what they were started with."""
     started = {one.name: one.value for one in before.environment}
     if not started:
         return False
     if before.choices:
-        same = before.choices == basis.choices()
+        same = before.choices == basis.choices
     else:
         # A record of what an earlier version started: what is explicit, and the slots, must be as they run.
         decided = {"OLLAMA_NUM_PARALLEL": str(basis.mode.parallel)}
-        decided |= {setting.name: setting.value for setting in environment if setting.source == "spec"}
+        decided |= {setting.name: setting.value for setting in build(basis) if setting.source == "spec"}
         same = all(started.get(name) == value for name, value in decided.items())
+    return same and not _outgrown(basis, before, started)
+
+
+def _outgrown(basis: Basis, before: GroupRecord, started: Mapping[str, str]) -> bool:
+    """Whether models joined for which what the servers were started with is too little."""
+    if before.wishes.keys() >= {model.name for model in basis.models}:
+        return False
     loaded = started.get("OLLAMA_MAX_LOADED_MODELS", "")
-    outgrown = loaded.isdigit() and basis.tuning.max_loaded_models is None and int(loaded) < len(basis.models)
-    return same and not outgrown and not 0 < before.memory_limit < memory.request
+    if loaded.isdigit() and basis.tuning.max_loaded_models is None and int(loaded) < len(basis.models):
+        return True
+    return 0 < before.memory_limit < _host_memory(basis).request
 
 
 def _host_memory(basis: Basis) -> HostMemory:
@@ -143,13 +150,14 @@ def _host_memory(basis: Basis) -> HostMemory:
 def _record(
     common: Common, basis: Basis, before: GroupRecord, environment: Sequence[Setting], memory: HostMemory
 ) -> GroupRecord:
-    same = {one.name: one.value for one in before.environment} == {one.name: one.value for one in environment}
+    kept = tuple(Started(name=s.name, value=s.value, source=s.source, reason=s.reason) for s in environment)
     found = common.inventory
     # A group that goes on as it was sized was not sized again.
-    sized = (before.usable, before.usable_reason) if same or found is None else (found.usable, found.source)
+    goes_on = kept == before.environment
+    sized = (before.usable, before.usable_reason) if goes_on or found is None else (found.usable, found.source)
     return GroupRecord(
-        choices=basis.choices(),
-        environment=tuple(Started(name=s.name, value=s.value, source=s.source, reason=s.reason) for s in environment),
+        choices=basis.choices,
+        environment=kept,
         memory_request=memory.request,
         memory_limit=memory.limit,
         memory_reason=memory.reason,

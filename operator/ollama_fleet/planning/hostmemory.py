@@ -6,16 +6,16 @@ layers), states to go back to (``LLAMA_ARG_CTX_CHECKPOINTS``, per slot): ``tools
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.planning.footprints import Mode
 from ollama_fleet.planning.profiles import Defaults
+from ollama_fleet.planning.remembered import kinds, remembered
 from ollama_fleet.planning.versions import Generation
-from ollama_fleet.sizing.cache import kv_bytes, state_bytes
 from ollama_fleet.sizing.estimate import GIB, MIB
-from ollama_fleet.sizing.load import Load, context, engine_of
+from ollama_fleet.sizing.load import Engine, Load, context
 from ollama_fleet.sizing.shape import ModelShape
 
 _SERVER: Final = 256 * MIB
@@ -88,13 +88,12 @@ def need(models: Sequence[GroupModel], shapes: Shapes, mode: Mode, *, cache: int
 
 
 def _slot_bytes(model: GroupModel, shape: ModelShape, mode: Mode) -> int:
-    return kv_bytes(shape, _load(model, mode), engine_of(shape.architecture, llama_server=True))
+    return remembered(shape, _load(model, mode), Engine.LLAMA_SERVER)
 
 
 def _state_bytes(model: GroupModel, shape: ModelShape, mode: Mode) -> int:
     """One state of one slot: what its windows hold, and its recurrent layers."""
-    windowed = replace(shape, layers=tuple(layer for layer in shape.layers if layer.window is not None))
-    return _slot_bytes(model, windowed, mode) + state_bytes(shape, _load(model, mode))
+    return remembered(shape, _load(model, mode), Engine.LLAMA_SERVER, windowed_only=True)
 
 
 def _load(model: GroupModel, mode: Mode) -> Load:
@@ -106,7 +105,7 @@ def _tokens(model: GroupModel, shape: ModelShape) -> int:
 
 
 def _goes_back_by_state(shape: ModelShape) -> bool:
-    return not shape.encoder and any(layer.window is not None or layer.state for layer in shape.layers)
+    return not shape.encoder and any(layer.window is not None or layer.state for layer, _ in kinds(shape))
 
 
 def _rounded(size: int) -> int:

@@ -5,7 +5,7 @@ off; a GPU that is sick, or that the kubelet gave to somebody else, does not cou
 nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -97,7 +97,8 @@ def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory |
     if gpu is None:
         return None
     demand = _demand(spec.placement or PlacementSpec(), gpu)
-    suitable = [node for node in nodes if admits(demand, node) and _suits(gpu, node)]
+    least, products = least_memory(gpu), product_values(gpu)
+    suitable = [node for node in nodes if admits(demand, node) and _suits(gpu, node, least, products)]
     found = [cards for node in suitable if not node.silent for cards in _cards(gpu, node)]
     servers = sum(cards.count // gpu.count for cards in found)
     if servers:
@@ -177,12 +178,12 @@ def _is(resource: str, device: GPUView, node: NodeView) -> bool:
     return not instance or node.labels.get("nvidia.com/mig.strategy") != "mixed"
 
 
-def _suits(gpu: GPUSpec, node: NodeView) -> bool:
+def _suits(gpu: GPUSpec, node: NodeView, least: int, products: Sequence[str]) -> bool:
     """As the pods' node affinity demands it: by labels alone."""
-    resource, least = gpu.resource_name or GPU_RESOURCE, least_memory(gpu)
-    memory = node.labels.get(memory_label(resource), "")
-    if gpu.products and node.labels.get(product_label(resource)) not in product_values(gpu):
+    resource = gpu.resource_name or GPU_RESOURCE
+    if products and node.labels.get(product_label(resource)) not in products:
         return False
+    memory = node.labels.get(memory_label(resource), "")
     return not least or (memory.isdigit() and int(memory) >= least)
 
 

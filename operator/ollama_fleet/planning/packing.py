@@ -11,8 +11,9 @@ from typing import Final, Protocol
 
 from ollama_fleet.planning.scheduler import Footprint, Seating, ServerShape, seat
 
-_TRIES: Final = 64
-"""Other orders that are tried when somebody is left out."""
+_EXCHANGES: Final = 128
+"""That are tried when somebody is left out."""
+_WAITING: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +69,18 @@ class Packing:
 def pack(items: Iterable[Item], room: Room, *, servers: int, move_budget: int = 0, thorough: bool = True) -> Packing:
     """Pack into at most ``servers`` groups. Deterministic, whatever the order of ``items``.
 
-    Everybody stays where they are if that leaves nobody out. Otherwise up to ``move_budget`` models may move, and other
-    orders are tried (``thorough``), if more of the wish is fulfilled that way.
+    Everybody stays where they are if that leaves nobody out. Otherwise (``thorough``) up to ``move_budget`` models may
+    move, and newcomers make way for others, if more of the wish is fulfilled that way.
     """
     ordered = sorted(items, key=_importance)
     stay = _pack(ordered, room, servers=servers, home=lambda item: item.group)
     if not stay.left_out or not thorough:
         return stay
     levels = levels_of(ordered)
-    others = [_pack(order, room, servers=servers, home=lambda item: item.group) for order in _orders(ordered)]
     moved = (_relax(ordered, room, servers=servers, movers=movers) for movers in _movers(ordered, move_budget))
-    others += [packing for packing in moved if packing.moves <= move_budget and not packing.turned_out]
-    return max((stay, *others), key=lambda packing: (packing.worth(levels), -packing.moves))
+    others = [packing for packing in moved if packing.moves <= move_budget and not packing.turned_out]
+    best = max((stay, *others), key=lambda packing: (packing.worth(levels), -packing.moves))
+    return _exchanged(best, room, levels)
 
 
 def fits(server: ServerShape, pinned: Iterable[Footprint], guests: Iterable[Footprint] = ()) -> Seating:
@@ -119,16 +120,6 @@ def _importance(item: Item) -> tuple[bool, int, int, str]:
     return (*level(item), -item.size, item.name)
 
 
-def _orders(ordered: Sequence[Item]) -> Iterator[list[Item]]:
-    """Largest first is not always best: other orders, with some of the newcomers at the head of their level."""
-    newcomers = [item for item in ordered if item.group is None]
-    heads = itertools.chain(*(itertools.combinations(newcomers, count) for count in (1, 2, 3)))
-    for head in itertools.islice(heads, _TRIES):
-        rest = [item for item in ordered if item not in head]
-        # Sorting keeps equal ones in their order.
-        yield sorted([*head, *rest], key=level)
-
-
 def _pack(ordered: Sequence[Item], room: Room, *, servers: int, home: Callable[[Item], str | None]) -> Packing:
     """Those with a home first, each into it while it fits; the others into the fullest group that takes them."""
     groups: dict[str, list[Item]] = {}
@@ -159,6 +150,57 @@ def _candidates(
     if len(filled) < servers:
         # The name of a group that runs is its members', even if they all leave it.
         yield next(name for name in map("g{}".format, itertools.count()) if name not in filled and name not in taken)
+
+
+def _exchanged(packing: Packing, room: Room, levels: Sequence[tuple[bool, int]]) -> Packing:
+    """Take one or two newcomers out of a group for one that was left out, while that is worth more."""
+    left = _EXCHANGES
+    while left:
+        for after in _exchanges(packing, room):
+            left -= 1
+            if after is not None and after.worth(levels) > packing.worth(levels):
+                packing = after
+                break
+            if not left:
+                break
+        else:
+            break
+    return packing
+
+
+def _exchanges(packing: Packing, room: Room) -> Iterator[Packing | None]:
+    """What becomes of the packing with each exchange; None where the one who enters does not fit even so."""
+    for entering in packing.left_out:
+        for name, members in packing.groups.items():
+            movable = [item for item in members if item.group is None]
+            for leaving in (*itertools.combinations(movable, 1), *itertools.combinations(movable, 2)):
+                staying = [item for item in members if item not in leaving]
+                fits_in = _meets(entering, staying, room, name)
+                yield _with(packing, name, (*staying, entering), leaving, room) if fits_in else None
+
+
+def _with(packing: Packing, name: str, members: tuple[Item, ...], leaving: Sequence[Item], room: Room) -> Packing:
+    """The packing with another group: who left goes elsewhere, and others who wait come in, where there is room."""
+    groups = {**packing.groups, name: members}
+    waiting = [item for item in packing.left_out if item not in members]
+    left_out = []
+    for item in leaving:
+        home = next((group for group, found in groups.items() if _meets(item, found, room, group)), None)
+        if home is None:
+            left_out.append(item)
+        else:
+            groups[home] = (*groups[home], item)
+    for item in waiting:
+        # Only a few: a long list would be asked again with every exchange.
+        if len(left_out) < _WAITING and _meets(item, groups[name], room, name):
+            groups[name] = (*groups[name], item)
+        else:
+            left_out.append(item)
+    return Packing(groups, tuple(sorted(left_out, key=_importance)))
+
+
+def _meets(item: Item, members: Sequence[Item], room: Room, group: str) -> bool:
+    return item.clashes.isdisjoint(member.name for member in members) and room.holds(group, [*members, item])
 
 
 def _movers(ordered: Sequence[Item], budget: int) -> Iterator[frozenset[str]]:

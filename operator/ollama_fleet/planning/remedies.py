@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ollama_fleet.planning.abilities import PLAIN_CACHES, quantises
-from ollama_fleet.planning.fitting import Fitting, fit
+from ollama_fleet.planning.fitting import Fitting, left_out_at_best
 from ollama_fleet.planning.footprints import Mode, footprint
 from ollama_fleet.planning.grouping import clash
 from ollama_fleet.planning.inventory import Inventory
@@ -46,15 +46,15 @@ class Situation:
     inventory: Inventory
     servers: int
     """That there are GPUs for."""
-    _by_count: dict[int, Fitting] = field(default_factory=dict)
+    _by_count: dict[int, frozenset[str]] = field(default_factory=dict)
 
-    def with_gpus(self, count: int) -> Fitting:
-        """The plan from nothing with so many GPUs per server."""
+    def left_out_with(self, count: int) -> frozenset[str]:
+        """Who would be left out with so many GPUs per server."""
         if count not in self._by_count:
             house, server = self.house, replace(self.house.server, gpus=count)
             wish = replace(house.wish, options=replace(house.wish.options, gpus=count))
             servers = max(1, self.servers * house.server.gpus // count)
-            self._by_count[count] = fit(House(wish, server, {}), (), servers=servers)
+            self._by_count[count] = left_out_at_best(House(wish, server, {}), servers=servers)
         return self._by_count[count]
 
 
@@ -186,7 +186,7 @@ class _Case:
                 )
         count = 2
         while count <= _MOST_GPUS:
-            if count > server.gpus and self.name not in situation.with_gpus(count).left_out:
+            if count > server.gpus and self.name not in situation.left_out_with(count):
                 yield Remedy(f"hardware.gpu.count {count}", {"count": count})
                 return
             count *= 2

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ollama_fleet.planning.abilities import quantises
-from ollama_fleet.planning.footprints import Mode, Options, Shapes, footprint
+from ollama_fleet.planning.footprints import Mode, Options, Shapes, footprint, least_of
 from ollama_fleet.planning.packing import Item, fits
 from ollama_fleet.planning.profiles import MOST_SLOTS
 from ollama_fleet.planning.running import Running, Want
@@ -51,6 +51,7 @@ class House:
     running: Mapping[str, Running]
     _prints: dict[tuple[str, Mode], Footprint] = field(default_factory=dict)
     _answers: dict[tuple[Mode, frozenset[str]], bool] = field(default_factory=dict)
+    _least: dict[tuple[str, Mode], int] = field(default_factory=dict)
     _fine: dict[str, bool] = field(default_factory=dict)
 
     def caches(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -78,6 +79,16 @@ class House:
             found = self._prints[key] = footprint(want.model, shape, options, parallel=mode.parallel)
         return found
 
+    def least(self, name: str, mode: Mode) -> int:
+        """What one model takes at the very least."""
+        key = (name, replace(mode, spread=False) if mode.spread else mode)
+        found = self._least.get(key)
+        if found is None:
+            options = replace(self.wish.options, kv_type=mode.kv_type)
+            want, shape = self.wish.wants[name], self.wish.shapes.get(name)
+            found = self._least[key] = least_of(want.model, shape, options, parallel=mode.parallel)
+        return found
+
     def shape(self, mode: Mode) -> ServerShape:
         """A server that runs in this mode."""
         return replace(self.server, spread=mode.spread) if mode.spread != self.server.spread else self.server
@@ -92,13 +103,19 @@ class House:
 
     def _holds(self, names: frozenset[str], mode: Mode) -> bool:
         wants = self.wish.wants
-        pinned = [self.footprint(n, mode) for n in names if wants[n].model.residency == "Pinned"]
-        guests = [self.footprint(n, mode) for n in names if wants[n].model.residency != "Pinned"]
-        gpus = self.server.gpus
-        least = sum(min(one.whole, one.split * gpus) for one in pinned)
-        least += max((min(one.whole, one.split * gpus) for one in guests), default=0)
-        # Most groups are plainly full: no need to play the scheduler.
-        return least <= gpus * self.server.room and fits(self.shape(mode), pinned, guests).misfit is None
+        pinned = [name for name in names if wants[name].model.residency == "Pinned"]
+        guests = [name for name in names if wants[name].model.residency != "Pinned"]
+        if self._plainly_full(pinned, guests, mode):
+            return False
+        seated = [self.footprint(name, mode) for name in pinned]
+        others = [self.footprint(name, mode) for name in guests]
+        return fits(self.shape(mode), seated, others).misfit is None
+
+    def _plainly_full(self, pinned: Iterable[str], guests: Iterable[str], mode: Mode) -> bool:
+        """Without laying out graphs and playing the scheduler; a measurement may be below any formula."""
+        least = sum(self.least(name, mode) for name in pinned)
+        least += max((self.least(name, mode) for name in guests), default=0)
+        return least > self.server.gpus * self.server.room and not self.wish.options.measured.entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,3 +144,5 @@ class GroupRecord(Observed):
     usable: int = 0
     """Bytes of each GPU that the plan counted with; 0 where nothing was sized."""
     usable_reason: str = ""
+    product: str = ""
+    """Of those GPUs."""

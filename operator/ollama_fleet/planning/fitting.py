@@ -6,7 +6,8 @@ running groups given up, or caches quantised.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.planning.abilities import effective_slots
@@ -15,6 +16,7 @@ from ollama_fleet.planning.grouping import assign, clash
 from ollama_fleet.planning.packing import Item, Packing, levels_of, pack
 from ollama_fleet.planning.request import PreviousGroup
 from ollama_fleet.planning.rooms import House, Trial, Wish
+from ollama_fleet.planning.running import Running
 
 MOVE_BUDGET = 1
 """Running models that a change may move to another server."""
@@ -31,6 +33,8 @@ class Fitted:
     """Upper bound of GPU memory by model, in bytes; empty where nothing was sized."""
     slots: Mapping[str, int] = field(default_factory=dict)
     """The most slots by type of cache, where that was looked at: 0 for one with which the group does not fit."""
+    sized: Literal["now", "before", "never"] = "now"
+    """When it was held against the GPUs that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def as_it_runs(house: House) -> Fitting | None:
     if settled != frozenset(house.wish.wants):
         return None
     groups = {name: runs for name, runs in running.items() if runs.settled}
-    return Fitting({name: _fitted(house, r.settled, r.mode, sized=r.sized) for name, r in groups.items()})
+    return Fitting({name: _fitted(house.on(r.product), r.settled, r.mode, _before(r)) for name, r in groups.items()})
 
 
 def unsized(house: House, previous: Sequence[PreviousGroup], *, slots: int) -> Fitting:
@@ -63,7 +67,9 @@ def unsized(house: House, previous: Sequence[PreviousGroup], *, slots: int) -> F
         asks = wish.parallel or max((wish.slots[one] or slots for one in new), default=0)
         before = runs.mode if runs else Mode(1, wish.options.kv_type, bool(wish.spread))
         mode = Mode(max(asks, before.parallel), before.kv_type, before.spread)
-        groups[name] = _fitted(house, names, mode, sized=False)
+        # What was sized once counts for the gate, though nobody knows the GPUs any more.
+        place = house.on(runs.product) if runs else house
+        groups[name] = _fitted(place, names, mode, _before(runs) if runs else "never")
     return Fitting(groups)
 
 
@@ -110,6 +116,8 @@ class _Search:
         house, wish, runs = self.house, self.house.wish, self.house.running.get(name)
         mode = trial.mode(name, names)
         assert mode is not None
+        if runs is not None and names <= runs.settled:
+            return _fitted(house.on(runs.product), names, mode, _before(runs))
         if runs is not None and mode == runs.mode:
             return _fitted(house, names, mode)
         most, known = trial.most(name, names), mode
@@ -122,7 +130,7 @@ class _Search:
                 break
         kv_type = max(slots, key=lambda kind: (slots[kind] >= enough, min(slots[kind], most)), default=mode.kv_type)
         chosen = Mode(slots[kv_type], kv_type, mode.spread) if slots[kv_type] else known
-        return _fitted(house, names, chosen, slots)
+        return replace(_fitted(house, names, chosen), slots=slots)
 
     def _trials(self) -> Iterator[Trial]:
         """Ways to run servers, from what changes least to what changes most."""
@@ -206,7 +214,7 @@ def _items(house: House, previous: Sequence[PreviousGroup]) -> list[Item]:
 
 
 def _fitted(
-    house: House, names: frozenset[str], mode: Mode, slots: Mapping[str, int] | None = None, *, sized: bool = True
+    house: House, names: frozenset[str], mode: Mode, sized: Literal["now", "before", "never"] = "now"
 ) -> Fitted:
     wish = house.wish
     chosen = [wish.wants[name] for name in names]
@@ -214,9 +222,13 @@ def _fitted(
         want.model.model_copy(update={"parallel": _slots(wish, want.model.name, mode)})
         for want in sorted(chosen, key=lambda want: (-want.model.priority, want.model.name))
     ]
-    known = sorted(names & wish.shapes.keys()) if sized else ()
+    known = sorted(names & wish.shapes.keys()) if sized != "never" else ()
     planned = {name: house.footprint(name, mode).whole for name in known}
-    return Fitted(tuple(models), mode, planned, slots or {})
+    return Fitted(tuple(models), mode, planned, sized=sized)
+
+
+def _before(runs: Running) -> Literal["before", "never"]:
+    return "before" if runs.sized else "never"
 
 
 def _slots(wish: Wish, name: str, mode: Mode) -> int:

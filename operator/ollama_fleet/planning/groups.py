@@ -1,7 +1,7 @@
 """From a fitted group to a Deployment-to-be: what its servers are started with, or go on running with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollama_fleet.api.group import GroupConfig, GroupModel, GroupRecord, Started
 from ollama_fleet.api.ollamadeployment import (
@@ -56,13 +56,14 @@ def group(common: Common, name: str, fitted: Fitted, reasons: Mapping[str, str])
     )
     before = next((group.record for group in request.previous if group.name == name), GroupRecord())
     environment, memory = _start(basis, before)
+    record = _sized(common, fitted, before, _record(common, basis, environment, memory))
     return Group(
         name=name,
         config=_config(common, name, fitted),
-        record=_record(common, basis, before, environment, memory),
+        record=record,
         environment=environment,
         memory=memory,
-        options=_options(common, basis),
+        options=replace(common.options, kv_type=fitted.mode.kv_type, product=record.product),
         image=common.image,
         image_choice=spec.image or request.policy.tagged(common.version),
         fleet_image=request.policy.fleet_image,
@@ -147,17 +148,10 @@ def _host_memory(basis: Basis) -> HostMemory:
     return hostmemory.need(basis.models, basis.shapes, basis.mode, cache=basis.cache, generation=generation)
 
 
-def _record(
-    common: Common, basis: Basis, before: GroupRecord, environment: Sequence[Setting], memory: HostMemory
-) -> GroupRecord:
-    kept = tuple(Started(name=s.name, value=s.value, source=s.source, reason=s.reason) for s in environment)
-    found = common.inventory
-    # A group that goes on as it was sized was not sized again.
-    goes_on = kept == before.environment
-    sized = (before.usable, before.usable_reason) if goes_on or found is None else (found.usable, found.source)
+def _record(common: Common, basis: Basis, environment: Sequence[Setting], memory: HostMemory) -> GroupRecord:
     return GroupRecord(
         choices=basis.choices,
-        environment=kept,
+        environment=tuple(Started(name=s.name, value=s.value, source=s.source, reason=s.reason) for s in environment),
         memory_request=memory.request,
         memory_limit=memory.limit,
         memory_reason=memory.reason,
@@ -165,22 +159,20 @@ def _record(
         kv_type=basis.mode.kv_type,
         spread=basis.mode.spread,
         gpus=common.options.gpus,
-        usable=sized[0],
-        usable_reason=sized[1],
     )
+
+
+def _sized(common: Common, fitted: Fitted, before: GroupRecord, record: GroupRecord) -> GroupRecord:
+    """The record with the GPUs that the group was held against, now or before."""
+    found = common.inventory
+    if fitted.sized == "before":
+        known = {"usable": before.usable, "usable_reason": before.usable_reason, "product": before.product}
+    elif fitted.sized == "now" and found is not None:
+        known = {"usable": found.usable, "usable_reason": found.source, "product": found.product}
+    else:
+        return record
+    return record.model_copy(update=known)
 
 
 def _wishes(common: Common, models: Sequence[GroupModel]) -> dict[str, int]:
     return {model.name: common.wishes[model.name] for model in models}
-
-
-def _options(common: Common, basis: Basis) -> Options:
-    options = common.options
-    return Options(
-        options.version,
-        options.gpus,
-        kv_type=basis.mode.kv_type,
-        flash_attention=options.flash_attention,
-        product=options.product,
-        measured=options.measured,
-    )

@@ -54,6 +54,12 @@ class House:
     _least: dict[tuple[str, Mode], int] = field(default_factory=dict)
     _fine: dict[str, bool] = field(default_factory=dict)
 
+    def on(self, product: str) -> "House":
+        """The same on GPUs of another product, whose measurements count."""
+        if product == self.wish.options.product:
+            return self
+        return House(replace(self.wish, options=replace(self.wish.options, product=product)), self.server, self.running)
+
     def caches(self, names: Iterable[str]) -> tuple[str, ...]:
         """Types of cache that a group of these models may have, the better ones first."""
         plain = self.wish.options.kv_type

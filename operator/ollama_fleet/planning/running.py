@@ -31,6 +31,8 @@ class Running:
     """Those that are wished for just as they run."""
     sized: bool = True
     """Whether its plan knew how large its GPUs are."""
+    product: str = ""
+    """Of those GPUs."""
 
 
 def running(
@@ -51,7 +53,7 @@ def running(
         settled = frozenset(name for name, model in members.items() if _same(model, wants[name], group))
         # A record that knows no choices stands for one that an earlier version did not write.
         sized = gpus > 0 and bool(group.record.usable or not group.record.choices)
-        found[group.name] = Running(group.name, mode, frozenset(members), settled, sized)
+        found[group.name] = Running(group.name, mode, frozenset(members), settled, sized, group.record.product)
     return found
 
 

@@ -347,5 +347,5 @@ class Replans(RuleBasedStateMachine):
 
 TestReplans = Replans.TestCase
 TestReplans.settings = settings(
-    max_examples=80, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -124,7 +124,12 @@ def _document(shown: PlanView) -> Mapping[str, Any]:
         ],
         "effective": [value.to_wire() for value in plan.effective],
         "problems": [
-            {"reason": str(problem.reason), "message": problem.message} for problem in (*plan.problems, *plan.left_out)
+            {
+                "reason": str(problem.reason),
+                "message": problem.message,
+                "remedies": [dict(remedy.change) for remedy in problem.remedies],
+            }
+            for problem in (*plan.problems, *plan.left_out)
         ],
     }
 

@@ -18,7 +18,7 @@ from ollama_fleet.planning.objections import heads, objections
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.profiles import PROFILES
-from ollama_fleet.planning.remedies import Situation, explain
+from ollama_fleet.planning.remedies import Situation, refusal
 from ollama_fleet.planning.request import PlanRequest
 from ollama_fleet.planning.rooms import House, Wish
 from ollama_fleet.planning.running import Running, Want, running
@@ -89,7 +89,7 @@ class _Planner:
         servers = max(len(previous), inventory.servers // max(1, replicas(self.request.spec)), 1)
         fitting = fit(house, previous, servers=servers)
         situation = Situation(house, fitting, inventory, servers=servers)
-        left_out = tuple(Problem(Reason.DOES_NOT_FIT, explain(name, situation)) for name in fitting.left_out)
+        left_out = tuple(refusal(name, situation) for name in fitting.left_out)
         before = {model.name for group in previous for model in group.config.models}
         if not fitting.groups or before & set(fitting.left_out):
             # A wish with which a running model would lose its place changes nothing.

@@ -5,16 +5,18 @@ by itself: what helps there helps the next plan.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
+from ollama_fleet.api.reasons import Reason
 from ollama_fleet.planning.abilities import PLAIN_CACHES, quantises
 from ollama_fleet.planning.fitting import Fitting, left_out_at_best
 from ollama_fleet.planning.footprints import Mode, footprint
 from ollama_fleet.planning.grouping import clash
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.packing import fits, load_order
+from ollama_fleet.planning.problems import Problem, Remedy
 from ollama_fleet.planning.quantisation import smaller_file
 from ollama_fleet.planning.rooms import FINER, House
 from ollama_fleet.planning.running import Want
@@ -26,15 +28,6 @@ _CONTEXT_STEP: Final = 1024
 _MOST_GPUS: Final = 16
 _OFFERED: Final = 3
 """Changes that a message names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remedy:
-    """One change of the wish."""
-
-    text: str
-    change: Mapping[str, Any] = field(default_factory=dict)
-    """What to set to what, by the words of the specs."""
 
 
 @dataclass(slots=True)
@@ -58,13 +51,16 @@ class Situation:
         return self._by_count[count]
 
 
-def explain(name: str, situation: Situation) -> str:
+def refusal(name: str, situation: Situation) -> Problem:
     """One sentence with the numbers, and the nearest changes that help, if any does."""
     what = _Case(name, situation).numbers()
-    offered = [remedy.text for remedy in itertools.islice(remedies(name, situation), _OFFERED)]
+    offered = tuple(itertools.islice(remedies(name, situation), _OFFERED))
     if not offered:
-        return f"{what}: no smaller context, cache or file would fit; use larger GPUs, or remove a model"
-    return f"{what}: {offered[0]} would make it fit{''.join(f'; so would {one}' for one in offered[1:])}"
+        message = f"{what}: no smaller context, cache or file would fit; use larger GPUs, or remove a model"
+    else:
+        others = "".join(f"; so would {one.text}" for one in offered[1:])
+        message = f"{what}: {offered[0].text} would make it fit{others}"
+    return Problem(Reason.DOES_NOT_FIT, message, remedies=offered)
 
 
 def remedies(name: str, situation: Situation) -> Iterator[Remedy]:

@@ -1,29 +1,20 @@
 """``kubectl ollama``: what people ask a fleet."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ollama_fleet import __version__
-from ollama_fleet.api import names
 from ollama_fleet.cli import planargs
-from ollama_fleet.cli.cluster import CannotRead, Cluster
-from ollama_fleet.cli.tree import is_ready, render
 
-_READY, _ERROR, _NOT_READY = 0, 1, 2
-_DEPLOYMENTS: Final = f"ollamadeployments.{names.GROUP}"
+_DONE, _ERROR = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all asked for is Ready, 2 when something is not, 1 when it cannot be told."""
+    """0 when all asked for is Ready or fits, 2 when something is or does not, 1 when it cannot be told."""
     options = _parser().parse_args(arguments)
-    try:
-        return _COMMANDS[options.command](options)
-    except CannotRead as error:
-        sys.stderr.write(f"kubectl-ollama: {error}\n")
-        return _ERROR
+    return _COMMANDS[options.command](options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,8 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _status(options: argparse.Namespace) -> int:
+    # Commands are imported when they are run: help and completion must not wait for all of them.
+    from ollama_fleet.cli import status  # noqa: PLC0415
+
+    return status.run(options)
+
+
 def _plan(options: argparse.Namespace) -> int:
-    # Only now: the planner's models take longer to import than the other commands to run.
     from ollama_fleet.cli import plan  # noqa: PLC0415
 
     return plan.run(options)
@@ -65,26 +62,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _version(_: argparse.Namespace) -> int:
     print(f"kubectl-ollama {__version__}")
-    return _READY
-
-
-def _status(options: argparse.Namespace) -> int:
-    given = (("context", options.context), ("kubeconfig", options.kubeconfig))
-    cluster = Cluster(tuple(f"--{name}={value}" for name, value in given if value))
-    namespace = None if options.all_namespaces else options.namespace or cluster.namespace()
-    found = cluster.list(_DEPLOYMENTS, namespace=namespace)
-    if options.name:
-        found = [deployment for deployment in found if deployment["metadata"]["name"] == options.name]
-    where = "any namespace" if namespace is None else f"namespace {namespace}"
-    if not found:
-        wanted = f"OllamaDeployment {options.name}" if options.name else "OllamaDeployment"
-        raise CannotRead(f"there is no {wanted} in {where}: create one, or look elsewhere with -n or -A")
-    if options.output == "json":
-        print(json.dumps(found, indent=2))
-    else:
-        for line in render(found, cluster.list("pods", namespace=namespace)):
-            print(line)
-    return _READY if all(map(is_ready, found)) else _NOT_READY
+    return _DONE
 
 
 _COMMANDS: Final = {"status": _status, "plan": _plan, "version": _version}

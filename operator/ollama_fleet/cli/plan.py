@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -32,6 +33,8 @@ def _plan(options: argparse.Namespace) -> list[PlanView]:
     manifests = _manifests(options, card)
     file = options.model if options.model and options.model.endswith(".gguf") else None
     wanted = wishes.wanted(manifests, file=file)
+    if not options.offline and sys.stderr.isatty():
+        sys.stderr.write(f"reading the headers of {len(wanted)} models ...\n")
     found = sources.look_up(wanted, offline=options.offline)
     requests = wishes.requests(manifests, found, card, servers=options.servers)
     headers = iter(found)
@@ -65,7 +68,7 @@ def _manifests(options: argparse.Namespace, card: gpus.Card | None) -> wishes.Ma
         return wishes.single(options.model, context=context, parallel=options.parallel, card=card)
     if options.context or options.parallel:
         raise wishes.InvalidWish("--context and --parallel go with a model: with -f, set them in the manifests")
-    return wishes.read(options.file, card=card)
+    return wishes.read([Path(file) for file in options.file], card=card)
 
 
 def _print(views: list[PlanView], output: str) -> None:

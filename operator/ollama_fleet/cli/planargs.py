@@ -1,7 +1,6 @@
 """Options of ``kubectl ollama plan``; apart from the command, so that ``--help`` imports nothing heavy."""
 
 import argparse
-from pathlib import Path
 
 DESCRIPTION = """\
 What the operator would make of a wish on given GPUs: groups, memory, settings with their reasons, and for what does
@@ -19,7 +18,7 @@ _CACHES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("model", nargs="?", help="a model of a registry, or the path of a GGUF file")
-    parser.add_argument("-f", "--file", type=Path, action="append", default=[], help="manifests; may be repeated")
+    parser.add_argument("-f", "--file", action="append", default=[], help="manifests; may be repeated")
     gpu = parser.add_mutually_exclusive_group()
     gpu.add_argument("--gpu", metavar="24Gi[xN]", help="memory of a card, and how many a server gets")
     gpu.add_argument("--gpu-product", metavar="L4[xN]", help="a product, e.g. T4, L4, A100-80GB, H100")

@@ -60,7 +60,7 @@ def _row(row: ModelRow) -> str:
     if row.estimate is None:
         return f"{name:<22} not sized: its header is not known"
     reserve = gibibytes(row.estimate.reserve) if row.on_gpu else "-"
-    figures = (gibibytes(size) for size in (row.estimate.part("weights"), row.kv, row.compute, row.total))
+    figures = (gibibytes(size) for size in (row.weights, row.kv, row.compute, row.total))
     return _COLUMNS.format(name, *figures, reserve, row.estimate.confidence)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -44,11 +43,11 @@ def _deployment(view: PlanView) -> Iterator[RenderableType]:
 
 def _group(group: GroupView) -> Iterator[RenderableType]:
     yield Text(heading(group), "bold")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("MODEL", no_wrap=True, overflow="ellipsis")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("MODEL", overflow="fold")
     for column in ("SLOTS", "WEIGHTS", "KV", "COMPUTE", "TOTAL", "RESERVE"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("CONFIDENCE")
+    table.add_column("CONFIDENCE", no_wrap=True)
     for row in group.rows:
         name = Text(row.name) if row.residency == "Pinned" else Text.assemble(row.name, (" OnDemand", "dim"))
         guess = row.estimate
@@ -56,13 +55,13 @@ def _group(group: GroupView) -> Iterator[RenderableType]:
             table.add_row(name, str(row.slots), *["-"] * 5, Text("not sized: its header is not known", "yellow"))
             continue
         reserve = gibibytes(guess.reserve) if row.on_gpu else "-"
-        figures = [gibibytes(size) for size in (guess.part("weights"), row.kv, row.compute, row.total)]
+        figures = [gibibytes(size) for size in (row.weights, row.kv, row.compute, row.total)]
         table.add_row(name, str(row.slots), *figures, reserve, Text(guess.confidence, _CONFIDENCE[guess.confidence]))
-    yield Padding(table, (0, 2))
+    yield table
     for number, bar in enumerate(group.bars):
-        yield Padding(_bar(number, bar), (0, 2))
+        yield _bar(number, bar)
     if group.sharing:
-        yield Padding(Text(f"OnDemand models share what is free, one at a time: {group.sharing}", "dim"), (0, 2))
+        yield Text(f"OnDemand models share what is free, one at a time: {group.sharing}", "dim")
 
 
 def _bar(number: int, bar: GpuBar) -> Text:
@@ -74,7 +73,7 @@ def _bar(number: int, bar: GpuBar) -> Text:
 
 
 def _settings(view: PlanView) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("SETTING", no_wrap=True)
     table.add_column("VALUE", no_wrap=True)
     table.add_column("WHY", overflow="fold")

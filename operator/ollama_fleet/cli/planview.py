@@ -1,7 +1,7 @@
 """What people see of a plan, whatever it is shown on. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ollama_fleet.api.deploymentstatus import EffectiveValue
@@ -32,6 +32,14 @@ class ModelRow:
     estimate: Estimate | None
     """None where its header is not known."""
     on_gpu: bool = True
+    embeddings: int = 0
+    """Bytes of token embeddings, which stay on the host: without a GPU they are beside the other weights."""
+
+    @property
+    def weights(self) -> int:
+        """Of the tensors where the model computes."""
+        found = self.estimate.part("weights") if self.estimate else 0
+        return found if self.on_gpu else found + self.embeddings
 
     @property
     def kv(self) -> int:
@@ -48,7 +56,7 @@ class ModelRow:
         """All of it; without a GPU there is no driver's context."""
         if self.estimate is None:
             return 0
-        return self.estimate.total if self.on_gpu else self.estimate.total - self.estimate.part("context")
+        return self.estimate.total if self.on_gpu else self.weights + self.kv + self.compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +119,9 @@ def view(name: str, request: PlanRequest, plan: Plan, found: Mapping[str, Found]
 
 def estimates(group: Group, shapes: Mapping[str, ModelShape]) -> dict[str, Estimate]:
     """By model, as the planner counted."""
-    slots = max(1, group.config.num_parallel)
+    slots, options = max(1, group.config.num_parallel), replace(group.options, gpus=max(1, group.options.gpus))
     return {
-        model.name: estimate_of(model, shapes[model.name], group.options, parallel=slots)
+        model.name: estimate_of(model, shapes[model.name], options, parallel=slots)
         for model in group.config.models
         if model.name in shapes
     }
@@ -137,7 +145,14 @@ def _group(
 ) -> GroupView:
     known, models = estimates(group, shapes), group.config.models
     rows = tuple(
-        ModelRow(model.name, model.residency, model.parallel, known.get(model.name), inventory is not None)
+        ModelRow(
+            model.name,
+            model.residency,
+            model.parallel,
+            known.get(model.name),
+            on_gpu=inventory is not None,
+            embeddings=shapes[model.name].weights.host if model.name in shapes else 0,
+        )
         for model in models
     )
     bars: tuple[GpuBar, ...] = ()

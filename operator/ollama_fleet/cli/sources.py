@@ -77,12 +77,15 @@ async def _far(wanted: Sequence[Wanted]) -> list[Found | UnknownModel]:
 
 
 async def _ask(wanted: Wanted) -> Found | UnknownModel:
-    from ollama_fleet.store.credentials import DockerConfig  # noqa: PLC0415
-    from ollama_fleet.store.errors import StoreError  # noqa: PLC0415
-    from ollama_fleet.store.headers import remote_shape  # noqa: PLC0415
-    from ollama_fleet.store.manifest import require_model  # noqa: PLC0415
-    from ollama_fleet.store.registry import RegistryClient  # noqa: PLC0415
-
+    try:
+        from ollama_fleet.store.credentials import DockerConfig  # noqa: PLC0415
+        from ollama_fleet.store.errors import StoreError  # noqa: PLC0415
+        from ollama_fleet.store.headers import remote_shape  # noqa: PLC0415
+        from ollama_fleet.store.manifest import require_model  # noqa: PLC0415
+        from ollama_fleet.store.registry import RegistryClient  # noqa: PLC0415
+    except ImportError as error:
+        hint = f"{error.name} is not installed: pip install 'ollama-fleet[cli]', or use --offline"
+        return UnknownModel(f"{wanted.reference}: registries cannot be asked, {hint}")
     try:
         reference = _reference(wanted)
         async with RegistryClient(docker_config=lambda: DockerConfig({}), tls=None) as registry:

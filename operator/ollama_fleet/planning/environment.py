@@ -219,7 +219,7 @@ def _queues(basis: Basis) -> Iterator[Setting]:
     )
     slots = reasons.get("OLLAMA_NUM_PARALLEL", "largest wish of the models")
     yield _choose("OLLAMA_NUM_PARALLEL", tuning.num_parallel, "numParallel", basis.mode.parallel, slots)
-    loaded = f"memory decides, not a count: room for the {len(models)} models of the group and some that may join"
+    loaded = f"memory decides, not a count: the group has {len(models)}, and some may join"
     yield _choose(
         "OLLAMA_MAX_LOADED_MODELS", tuning.max_loaded_models, "maxLoadedModels", most_loaded(len(models)), loaded
     )

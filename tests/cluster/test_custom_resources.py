@@ -40,6 +40,13 @@ def tuned(**fields: Any) -> Document:
     return ollama_deployment(tuning=fields)
 
 
+def embeddings(**spec: Any) -> Document:
+    """Without hardware, which only profile embedding may leave out."""
+    document = ollama_deployment(**{"profile": "embedding", **spec})
+    del document["spec"]["hardware"]
+    return document
+
+
 def variable(name: str) -> Document:
     return tuned(extraEnv=[{"name": name, "value": "1"}])
 
@@ -83,8 +90,9 @@ VALID: dict[str, Document] = {
     "GPU with everything": ollama_deployment(
         hardware=gpu(2, resourceName="nvidia.com/mig-3g.40gb", products=["NVIDIA-L4", "NVIDIA-A10"], minMemory="22Gi"),
         readiness={"policy": "VRAM", "timeout": "1h30m"},
-        tuning={"gpuOverhead": "512Mi", "schedSpread": True},
+        tuning={"gpuOverhead": "512Mi", "schedSpread": True, "hostMemory": "64Gi"},
     ),
+    "embeddings without hardware": embeddings(),
     "image with version": ollama_deployment(image=f"registry.example.com:5000/ollama@{DIGEST}"),
     "quantised cache, flash attention by default": tuned(kvCacheType="q8_0"),
     "quantised cache with flash attention": tuned(kvCacheType="q4_0", flashAttention=True),
@@ -140,7 +148,23 @@ INVALID: dict[str, tuple[Document, str, str]] = {
         "spec.readiness.policy",
         "needs hardware.gpu: use Resident on CPU",
     ),
+    "chat without hardware": (embeddings(profile="chat"), "spec", "only profile embedding has a default"),
+    "VRAM for embeddings without hardware": (
+        embeddings(readiness={"policy": "VRAM"}),
+        "spec.readiness.policy",
+        "needs hardware.gpu: use Resident on CPU",
+    ),
     "GPU overhead without GPU": (tuned(gpuOverhead="1Gi"), "spec.tuning.gpuOverhead", "remove it on CPU"),
+    "GPU overhead without hardware": (
+        embeddings(tuning={"gpuOverhead": "1Gi"}),
+        "spec.tuning.gpuOverhead",
+        "remove it on CPU",
+    ),
+    "host memory without GPU": (
+        tuned(hostMemory="1Gi"),
+        "spec.tuning.hostMemory",
+        "on CPU set hardware.cpu.memory",
+    ),
     "quantised cache without flash attention": (
         tuned(kvCacheType="q8_0", flashAttention=False),
         "spec.tuning.kvCacheType",

@@ -115,6 +115,7 @@ def _document(shown: PlanView) -> Mapping[str, Any]:
                         "parts": {part.name: part.bytes for part in row.estimate.parts},
                         "total": row.estimate.total,
                         "reserve": row.estimate.reserve,
+                        "planned": group.planned.get(row.name, 0),
                         "perGPU": list(row.estimate.per_gpu),
                         "confidence": row.estimate.confidence,
                         "source": shown.sources.get(row.name, ""),

@@ -81,7 +81,8 @@ def need(models: Sequence[GroupModel], shapes: Shapes, mode: Mode, *, cache: int
     # used, and refuses to load what then seems not to fit; newer ones stop mapping files.
     files = sum(model.size for model in models)
     processes = f"{_amount(_PROCESS)} for the process of each model ({len(models)})"
-    parts = [processes, f"{_amount(embeddings)} of token embeddings"]
+    parts = [processes]
+    parts += [f"{_amount(embeddings)} of token embeddings"] if embeddings else []
     parts += [f"{_amount(prompts)} of prompts"] if prompts else []
     parts += [f"{_amount(states)} of states to go back to"] if states else []
     reason = f"{', '.join(parts)}; the limit leaves room for the pages of the models' files"

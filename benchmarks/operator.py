@@ -27,7 +27,7 @@ from ollama_fleet.kube.informer import Informer
 from testbed import crds
 from testbed.controlplane import ControlPlane
 from testbed.kwok import SimulatedNodes
-from testbed.kwok.sidecars import warm_sidecars
+from testbed.kwok.sidecars import simulated_sidecars
 from testbed.models.push import image, into_registry
 from testbed.paths import ROOT
 from testbed.ports import free_ports
@@ -99,10 +99,11 @@ async def _cluster(plane: ControlPlane) -> AsyncIterator[tuple[KubeClient, Infor
     """A client, the OllamaDeployments as they become Ready, and the sidecars of all pods."""
     client = await KubeClient.connect(kubeconfig=str(plane.kubeconfig))
     wishes = Informer(client, kinds.OLLAMA_DEPLOYMENT)
-    async with warm_sidecars(client) as (pods, config_maps):
-        running = [asyncio.create_task(informer.run()) for informer in (wishes, pods, config_maps)]
+    async with simulated_sidecars(client) as sidecars:
+        followed = (wishes, *sidecars.informers())
+        running = [asyncio.create_task(informer.run()) for informer in followed]
         try:
-            for informer in (wishes, pods, config_maps):
+            for informer in followed:
                 await informer.synced.wait()
             yield client, wishes
         finally:

@@ -74,9 +74,11 @@ def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:
             pod=pod.name,
             name=model.name,
             digest=digest,
+            weights=model.weights,
             size=model.size,
             size_vram=model.size_vram,
             context_length=model.context_length,
+            expires_at=model.expires_at,
         )
         for model, digest in loaded[:_MAX_PER_POD]
         if digest is not None

@@ -15,30 +15,30 @@ from pydantic import ValidationError
 from ollama_fleet.api.deploymentstatus import OllamaDeploymentStatus
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
-from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, TuningSpec
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
+from ollama_fleet.controllers.expecting import Expectations, options_of
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.placement import Placer, node_view
 from ollama_fleet.controllers.podwriter import PodWriter
+from ollama_fleet.controllers.vram import occupancy
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import render
-from ollama_fleet.planning.footprints import Options
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
-from ollama_fleet.planning.planner import plan_deployment, readiness_policy
+from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
-from ollama_fleet.planning.versions import Version
 
 Object = Mapping[str, Any]
 
@@ -68,6 +68,7 @@ class OllamaDeploymentController:
     fleet_namespaces: tuple[str, ...]
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
+    expectations: Expectations = field(default_factory=Expectations)
     _written: dict[str, float] = field(default_factory=dict)
     """By uid of the OllamaDeployment: when its status was last written."""
 
@@ -85,14 +86,17 @@ class OllamaDeploymentController:
             return None
         in_force = self.observer.configs(live)
         claim = await claims.read(self.client, spec.storage, namespace=key.namespace)
-        plan = plan_deployment(self._request(live, spec, in_force, claim))
+        request = self._request(live, spec, in_force, claim)
+        plan = plan_deployment(request)
         refusal = None
         if not plan.problems:
             refusal = await self._apply(live, plan)
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
-        await self.pods.update(groups, in_force, measured=_measured(spec, plan, in_force, previous))
-        self._measure(spec, plan, groups, in_force)
+        expected = self.expectations.of(live["metadata"]["uid"], request, plan, in_force)
+        again = await self.pods.update(groups, in_force, expected=expected)
+        if spec.hardware.gpu is not None and plan.version:
+            self.measurements.take(groups, in_force, options_of(request, plan.version))
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
@@ -100,6 +104,7 @@ class OllamaDeploymentController:
             status.in_force(plan, in_force, groups),
             groups,
             verdict=verdict,
+            vram=occupancy((one for group in groups for one in group.pods), self.pods.reports.of),
             previous=previous,
             owner=Owner.of(live),
             generation=live["metadata"]["generation"],
@@ -108,7 +113,7 @@ class OllamaDeploymentController:
         if self._too_soon(live, previous, wanted):
             return _LOOK_AGAIN_SECONDS
         await self._write(live, previous, wanted, verdict)
-        return _next_look(verdict, groups)
+        return min((delay for delay in (_next_look(verdict, groups), again) if delay is not None), default=None)
 
     def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
         """Whether a change is only one of counts and can wait: a rollout would write several times a second."""
@@ -116,21 +121,10 @@ class OllamaDeploymentController:
             return False
         return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
 
-    def _measure(
-        self,
-        spec: OllamaDeploymentSpec,
-        plan: Plan,
-        groups: list[ObservedGroup],
-        in_force: Mapping[str, GroupConfig],
-    ) -> None:
-        if spec.hardware.gpu is not None and plan.version:
-            version = Version.parse(plan.version)
-            options = Options.of(spec.tuning or TuningSpec(), version=version, gpus=spec.hardware.gpu.count)
-            self.measurements.take(groups, in_force, options)
-
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an OllamaDeployment that is gone."""
         self._written.pop(uid, None)
+        self.expectations.forget(uid)
 
     def _request(
         self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig], claim: ClaimView | None
@@ -219,17 +213,6 @@ class OllamaDeploymentController:
         if status.reason_of(previous) != verdict.reason:
             event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
-
-
-def _measured(
-    spec: OllamaDeploymentSpec, plan: Plan, in_force: Mapping[str, GroupConfig], previous: OllamaDeploymentStatus
-) -> dict[str, Mapping[str, int]]:
-    """Planned GPU bytes by model of the groups whose gates need a report; a bad edit does not lower what they need."""
-    if readiness_policy(spec) != "VRAM":
-        return {}
-    before = {model.name: model.planned for model in previous.models}
-    planned = {group.name: group.planned for group in plan.groups}
-    return {name: planned.get(name, before) for name in in_force}
 
 
 def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:

@@ -65,7 +65,7 @@ def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version)
         product=inventory.product if inventory else "",
         measured=request.measured,
     )
-    wish = Wish(models, _shapes(request), options, tuning.num_parallel)
+    wish = Wish(models, shapes(request), options, tuning.num_parallel)
     kept = unchanged(wish, request.previous)
     if kept is not None:
         return kept, ()
@@ -81,7 +81,8 @@ def _fit(request: PlanRequest, models: tuple[GroupModel, ...], version: Version)
     return found, problems
 
 
-def _shapes(request: PlanRequest) -> dict[str, ModelShape]:
+def shapes(request: PlanRequest) -> dict[str, ModelShape]:
+    """The models whose headers are known, by served name."""
     resolved = (model for view in request.model_sets.values() if view for model in view.status.models)
     return {model.name: from_document(model.header) for model in resolved if model.header}
 

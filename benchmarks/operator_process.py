@@ -17,6 +17,7 @@ import httpx
 from testbed.ports import free_ports
 
 WRITES: Final = frozenset({"create", "apply", "patch", "update", "delete"})
+_END_SECONDS: Final = 20
 _COUNTER: Final = re.compile(r'ollama_fleet_api_requests_total\{.*resource="(\w+)",verb="(\w+)"\} (\S+)')
 
 
@@ -73,6 +74,10 @@ def process(command: list[str], environment: Mapping[str, str] | None = None) ->
             raise
         finally:
             started.terminate()
+            try:
+                started.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                started.kill()
 
 
 async def until(done: Callable[[], bool], seconds: float) -> None:

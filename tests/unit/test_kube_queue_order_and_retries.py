@@ -93,7 +93,7 @@ async def test_get_wakes_up_for_what_comes_later() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_workers_end_when_they_are_cancelled_in_the_moment_a_key_comes(turns: int) -> None:
-    """Whatever turn of the loop the cancellation falls into: a worker that overheard it would keep the process alive."""
+    """In whatever turn of the loop it falls: a worker that overheard it would keep the process alive."""
 
     async def reconcile(_: Key) -> None:
         return None

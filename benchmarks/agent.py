@@ -1,16 +1,20 @@
-"""The node agent's footprint: a real process with eight GPUs of the fake driver library, at one look a second."""
+"""The node agent's footprint, a real process with eight GPUs of the fake driver library at one look a second; and what
+the reports of many agents cost the operator.
+"""
 
 import asyncio
 import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
+from benchmarks import agent_fleet
 from benchmarks.report import Report, Row, cpu_seconds
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 from testbed.fakes.agent_api import AgentApi, pod
@@ -18,25 +22,48 @@ from testbed.fakes.kubelet import FakeKubelet
 from testbed.fakes.nvml import GIB, Driver, Gpu, Process, environment, write
 from testbed.ports import free_ports
 
-_SECONDS: Final = {True: 30.0, False: 180.0}
+_SECONDS: Final = {True: 25.0, False: 180.0}
 _WARM_SECONDS: Final = 5.0
 """Left out of the figures: the start and the first writes."""
 _GPUS: Final = 8
 _PODS: Final = 4
 _RSS_GOAL: Final = 60.0
 _CPU_GOAL: Final = 0.5
+_CONDITION_GOAL: Final = 2.0
 
 
 def run(*, quick: bool) -> Report:
-    """Memory and CPU of an agent whose node does nothing. The baselines are the goals."""
-    rss, cpu, writes = asyncio.run(_measure(_SECONDS[quick]))
-    report = Report(f"agent: an idle node with {_GPUS} GPUs and {_PODS} pods, one look a second", {})
+    """An agent whose node does nothing, and an operator that hears many such agents. The baselines are the goals."""
+    size = agent_fleet.QUICK if quick else agent_fleet.FULL
+    with ThreadPoolExecutor(1) as beside:
+        fleet = beside.submit(agent_fleet.run, size)
+        rss, cpu, writes = asyncio.run(_measure(_SECONDS[quick]))
+        heard = fleet.result()
+    report = Report(
+        f"agent: an idle node with {_GPUS} GPUs and {_PODS} pods, one look a second", {"nodes": str(size.nodes)}
+    )
     report.rows = [
         Row("resident memory (baseline: the goal)", "MiB", rss, _RSS_GOAL),
         Row("CPU (baseline: the goal)", "% of a core", cpu, _CPU_GOAL),
         Row("writes of the report", "per minute", writes),
+        Row(f"{size.nodes} nodes: reports", "1/s", heard.reports_per_second),
+        Row("from a report to a pod's condition, median", "s", heard.report_to_condition_median_s),
+        Row("the same, 99th percentile (baseline: goal)", "s", heard.report_to_condition_p99_s, _CONDITION_GOAL),
+        Row("operator: CPU while nothing happens", "% of a core", heard.cpu_percent),
+        Row("operator: peak memory", "MiB", heard.peak_mib),
+        Row(f"operator: writes in {size.idle_seconds:.0f} such seconds", "1", float(heard.writes)),
     ]
-    report.figures = {"rss_mib": rss, "cpu_percent_at_1hz": cpu, "writes_per_node_minute_idle": writes}
+    report.figures = {
+        "rss_mib": rss,
+        "cpu_percent_at_1hz": cpu,
+        "report_to_condition_p99_s": heard.report_to_condition_p99_s,
+        "writes_per_node_minute_idle": writes,
+        "nodes": size.nodes,
+        "reports_per_second": heard.reports_per_second,
+        "operator_cpu_percent": heard.cpu_percent,
+        "operator_peak_mib": heard.peak_mib,
+        "operator_idle_writes": heard.writes,
+    }
     return report
 
 

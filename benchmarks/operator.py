@@ -7,18 +7,15 @@ what is measured is the operator and not a model's loading.
 import asyncio
 import contextlib
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
+from benchmarks.operator_process import WRITES, operator, peak_mebibytes, process, until
 from benchmarks.report import Report, Row, cpu_seconds
 from ollama_fleet.api import names
 from ollama_fleet.kube import kinds
@@ -27,10 +24,9 @@ from ollama_fleet.kube.informer import Informer
 from testbed import crds
 from testbed.controlplane import ControlPlane
 from testbed.kwok import SimulatedNodes
-from testbed.kwok.sidecars import warm_sidecars
+from testbed.kwok.sidecars import simulated_sidecars
 from testbed.models.push import image, into_registry
 from testbed.paths import ROOT
-from testbed.ports import free_ports
 from testbed.registry_process import real_registry
 from testbed.state import claimed
 
@@ -39,7 +35,6 @@ _IDLE_SECONDS: Final = {True: 5.0, False: 60.0}
 _LIMIT_SECONDS: Final = {True: 60.0, False: 600.0}
 _NODES: Final = 4
 _NAMESPACE: Final = "default"
-_WRITES: Final = frozenset({"create", "apply", "patch", "update", "delete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ async def _measure(*, quick: bool) -> Report:
         Row("apply to all Ready", "s", ours.seconds, stock.seconds),
         Row("CPU", "s", ours.cpu, stock.cpu),
         Row("peak memory", "MiB", ours.peak_mebibytes, stock.peak_mebibytes),
-        Row("writes per object", "1", sum(requests[verb] for verb in _WRITES) / count),
+        Row("writes per object", "1", sum(requests[verb] for verb in WRITES) / count),
         Row("GETs per object", "1", requests["get"] / count),
         Row(f"writes in {_IDLE_SECONDS[quick]:.0f} idle seconds", "1", float(idle)),
     ]
@@ -86,7 +81,7 @@ async def _measure(*, quick: bool) -> Report:
         "seconds_to_ready": ours.seconds,
         "peak_rss_mib": ours.peak_mebibytes,
         "cpu_seconds": ours.cpu,
-        "writes_per_object": sum(requests[verb] for verb in _WRITES) / count,
+        "writes_per_object": sum(requests[verb] for verb in WRITES) / count,
         "gets_per_object": requests["get"] / count,
         "idle_writes": idle,
         "speedup_vs_stock_kopf": stock.seconds / ours.seconds,
@@ -99,10 +94,11 @@ async def _cluster(plane: ControlPlane) -> AsyncIterator[tuple[KubeClient, Infor
     """A client, the OllamaDeployments as they become Ready, and the sidecars of all pods."""
     client = await KubeClient.connect(kubeconfig=str(plane.kubeconfig))
     wishes = Informer(client, kinds.OLLAMA_DEPLOYMENT)
-    async with warm_sidecars(client) as (pods, config_maps):
-        running = [asyncio.create_task(informer.run()) for informer in (wishes, pods, config_maps)]
+    async with simulated_sidecars(client) as sidecars:
+        followed = (wishes, *sidecars.informers())
+        running = [asyncio.create_task(informer.run()) for informer in followed]
         try:
-            for informer in (wishes, pods, config_maps):
+            for informer in followed:
                 await informer.synced.wait()
             yield client, wishes
         finally:
@@ -114,30 +110,24 @@ async def _cluster(plane: ControlPlane) -> AsyncIterator[tuple[KubeClient, Infor
 async def _ours(
     plane: ControlPlane, client: KubeClient, wishes: Informer, registry: str, *, count: int, quick: bool
 ) -> tuple[Cost, dict[str, int], int]:
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "ollama_fleet", "operator", "--fleet-image=fleet:1", f"--health-port={port}"]
-    command += [f"--kubeconfig={plane.kubeconfig}", "--workers=16"]
-    metrics = f"http://127.0.0.1:{port}/metrics"
-    with _process(command) as process:
-        await _until(lambda: "ollama_fleet_leader 1.0" in _get(metrics), 30)
+    async with operator(plane.kubeconfig, "--workers=16") as process_:
         await client.create(_model_set(registry.removeprefix("http://")))
-        cost = await _create_all(client, wishes, process.pid, count=count, limit=_LIMIT_SECONDS[quick])
-        requests = _requests(_get(metrics))
+        cost = await _create_all(client, wishes, process_.pid, count=count, limit=_LIMIT_SECONDS[quick])
+        requests = process_.requests()
         # Events are written with a delay, their repeats a minute later.
         await asyncio.sleep(5)
-        before = sum(value for verb, value in _requests(_get(metrics)).items() if verb in _WRITES)
+        before = process_.writes()
         await asyncio.sleep(_IDLE_SECONDS[quick])
-        after = sum(value for verb, value in _requests(_get(metrics)).items() if verb in _WRITES)
-    return cost, requests, after - before
+        return cost, requests, process_.writes() - before
 
 
 async def _stock(plane: ControlPlane, client: KubeClient, wishes: Informer, *, count: int, limit: float) -> Cost:
     script = ROOT / "benchmarks" / "stock_kopf.py"
     command = [sys.executable, "-m", "kopf", "run", "--standalone", "--all-namespaces", "--quiet", str(script)]
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PYTHONPATH": str(ROOT)}
-    with _process(command, environment) as process:
+    with process(command, environment) as stock:
         await asyncio.sleep(5)
-        return await _create_all(client, wishes, process.pid, count=count, limit=limit)
+        return await _create_all(client, wishes, stock.pid, count=count, limit=limit)
 
 
 async def _create_all(client: KubeClient, wishes: Informer, pid: int, *, count: int, limit: float) -> Cost:
@@ -149,8 +139,8 @@ async def _create_all(client: KubeClient, wishes: Informer, pid: int, *, count: 
             await client.create(_wish(number))
 
     await asyncio.gather(*(create(number) for number in range(count)))
-    await _until(lambda: sum(map(_is_ready, wishes.list())) == count, limit)
-    return Cost(time.monotonic() - started, cpu_seconds(pid) - before, _peak(pid))
+    await until(lambda: sum(map(_is_ready, wishes.list())) == count, limit)
+    return Cost(time.monotonic() - started, cpu_seconds(pid) - before, peak_mebibytes(pid))
 
 
 async def _delete_all(client: KubeClient, wishes: Informer) -> None:
@@ -187,46 +177,3 @@ def _model_set(registry: str) -> dict[str, Any]:
 def _is_ready(wish: dict[str, Any]) -> bool:
     conditions = {entry["type"]: entry["status"] for entry in wish.get("status", {}).get("conditions", ())}
     return conditions.get("Ready") == "True" and conditions.get("Reconciling") == "False"
-
-
-def _requests(metrics: str) -> dict[str, int]:
-    """Requests by verb, without those of the Lease and the events."""
-    found: dict[str, int] = dict.fromkeys((*_WRITES, "get"), 0)
-    for line in metrics.splitlines():
-        match = re.match(r'ollama_fleet_api_requests_total\{.*resource="(\w+)",verb="(\w+)"\} (\S+)', line)
-        if match and match[1] not in {"leases", "events"} and match[2] in found:
-            found[match[2]] += int(float(match[3]))
-    return found
-
-
-def _get(url: str) -> str:
-    try:
-        return httpx.get(url, timeout=5).text
-    except httpx.HTTPError:
-        return ""
-
-
-async def _until(done: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s")
-        await asyncio.sleep(0.1)
-
-
-def _peak(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
-
-
-@contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
-        try:
-            yield process
-        except BaseException:
-            log.seek(0)
-            sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
-            raise
-        finally:
-            process.terminate()

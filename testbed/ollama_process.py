@@ -1,10 +1,11 @@
 """A real Ollama on loopback, with a home and a store of its own."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,7 +62,9 @@ def real_ollama(
         **(env or {}),
     }
     with log.open("wb") as output:
-        process = subprocess.Popen([program, "serve"], env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [program, "serve"], env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     server = RealOllama(f"http://127.0.0.1:{port}", version, store, log, process.pid)
     try:
         _wait(server, process)
@@ -73,6 +76,9 @@ def real_ollama(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # One that was killed leaves its engines running.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait(server: RealOllama, process: subprocess.Popen[bytes]) -> None:

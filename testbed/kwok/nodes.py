@@ -2,7 +2,7 @@
 
 import time
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +59,31 @@ class SimulatedNodes:
         ``loopback`` the addresses are 10.244.NUMBER.1 and up, which nobody answers, and Services have endpoints.
         ``resources`` are added to 64 CPUs and 512 GiB, for example ``{"nvidia.com/gpu": "8"}``.
         """
+        self._create(name, number=number, loopback=loopback, resources=resources, labels=labels)
+        self._wait_ready(name)
+
+    def add_many(
+        self,
+        names: Sequence[str],
+        *,
+        resources: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """Create up to 200 nodes with pods on loopback, and wait until all are Ready. Raises NotReady."""
+        for number, name in enumerate(names):
+            self._create(name, number=number, loopback=True, resources=resources, labels=labels)
+        for name in names:
+            self._wait_ready(name)
+
+    def _create(
+        self,
+        name: str,
+        *,
+        number: int,
+        loopback: bool,
+        resources: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
+    ) -> None:
         network = f"{'127.32' if loopback else '10.244'}.{number}"
         room = {**_ROOM, **(resources or {})}
         body = {
@@ -76,7 +101,6 @@ class SimulatedNodes:
             },
         }
         api.create(self.plane, "/api/v1/nodes", body)
-        self._wait_ready(name)
 
     def remove(self, name: str) -> None:
         """Delete a node; one that is not there is no error."""

@@ -408,11 +408,12 @@ def test_the_table_answers_ready_why_and_how_full(api: RawApi, name: str) -> Non
     # Ready is not the first: columns choose by type.
     conditions = [{**ready, "type": "Stalled", "reason": "Other"}, {**ready, "message": "chat 62 %"}]
     status = {"conditions": conditions, "ready": "1/2", "warm": "0/1", "version": "0.32.3", "endpoint": "http://x"}
+    status["vram"] = "15.2/22.5 GiB"
     assert api.call("PATCH", f"{location(document)}/status", {"status": status}, content_type=MERGE).code == 200
     table = api.call("GET", location(document), accept=TABLE).document
     columns = table["columnDefinitions"]
     assert [column["name"] for column in columns if column["priority"] == 0] == [
-        "Name", "Ready", "Reason", "Servers", "Warm", "Version", "Age",
+        "Name", "Ready", "Reason", "Servers", "Warm", "VRAM", "Age",
     ]  # fmt: skip
     cells = dict(zip((column["name"] for column in columns), table["rows"][0]["cells"], strict=True))
     assert cells | {"Age": ""} == {
@@ -421,6 +422,7 @@ def test_the_table_answers_ready_why_and_how_full(api: RawApi, name: str) -> Non
         "Reason": "Pulling",
         "Servers": "1/2",
         "Warm": "0/1",
+        "VRAM": "15.2/22.5 GiB",
         "Version": "0.32.3",
         "Age": "",
         "Endpoint": "http://x",

@@ -1,8 +1,5 @@
 """What the store writes is what Ollama would have written, and what Ollama reads."""
 
-import os
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +13,8 @@ from ollama_fleet.api.group import GroupModel, Modelfile
 from ollama_fleet.store.install import install_manifests
 from ollama_fleet.store.manifest import Descriptor, parse_manifest
 from ollama_fleet.store.puller import ExitCode, run_puller
-from testbed.build import ensure
 from testbed.fakes.registry import FakeRegistry
-from testbed.ports import free_ports
+from testbed.ollama_process import VERSIONS, real_ollama
 from tests.support.store_support import group, model, settings
 
 pytestmark = pytest.mark.e2e
@@ -41,39 +37,10 @@ class Ollama:
     http: httpx.Client
 
 
-@pytest.fixture(params=["0.24.0", "0.32.3"])
+@pytest.fixture(params=VERSIONS)
 def ollama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ollama]:
-    program = ensure(f"ollama-{request.param}") / "bin" / "ollama"
-    (port,) = free_ports(1)
-    models = tmp_path / "models"
-    environment = {
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-        "OLLAMA_MODELS": str(models),
-        "OLLAMA_HOST": f"127.0.0.1:{port}",
-        "OLLAMA_NOPRUNE": "1",
-        "OLLAMA_NO_CLOUD": "1",
-    }
-    with (tmp_path / "ollama.log").open("wb") as log:
-        process = subprocess.Popen([program, "serve"], env=environment, stdout=log, stderr=log)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            _wait(http, tmp_path / "ollama.log")
-            yield Ollama(models, http)
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _wait(http: httpx.Client, log: Path) -> None:
-    for _ in range(400):
-        try:
-            http.get("/api/version").raise_for_status()
-        except httpx.TransportError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(log.read_text())
+    with real_ollama(request.param, tmp_path) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        yield Ollama(server.models, http)
 
 
 def weights(directory: Path) -> bytes:

@@ -111,6 +111,7 @@ def _deployment(groups: Sequence[ObservedGroup], *, suspended: bool = False) -> 
         status.in_force(plan, {}, groups),
         groups,
         verdict=verdict,
+        vram="",
         previous=OllamaDeploymentStatus(),
         owner=Owner("ns", "chat", "u"),
         generation=GENERATION,

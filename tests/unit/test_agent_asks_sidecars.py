@@ -25,8 +25,15 @@ class Sidecar:
         self.status = 200
         self.hang = False
         self.port = 0
+        self.peers: set[object] = set()
+        """Connections that were seen."""
+        self.runner: web.AppRunner
 
-    async def answer(self, _: web.Request) -> web.Response:
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.peers.add(request.transport and request.transport.get_extra_info("peername"))
         if self.hang:
             await asyncio.sleep(60)
         return web.json_response(self.body, status=self.status)
@@ -37,12 +44,21 @@ async def sidecar() -> AsyncIterator[Sidecar]:
     found = Sidecar()
     app = web.Application()
     app.router.add_get("/fleet/v1/state", found.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    found.port = runner.addresses[0][1]
+    found.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await found.runner.setup()
+    await web.TCPSite(found.runner, "127.0.0.1", 0).start()
+    found.port = found.runner.addresses[0][1]
     yield found
-    await runner.cleanup()
+    await found.stop()
+
+
+@pytest.fixture
+async def sidecars(sidecar: Sidecar) -> AsyncIterator[Sidecars]:
+    found = Sidecars(port=sidecar.port, clock=Clock())
+    yield found
+    found.close()
+    # A connection that is cut off is closed in the loop's next turn.
+    await asyncio.sleep(0)
 
 
 def state(*models: ModelState) -> SidecarState:
@@ -56,19 +72,20 @@ class Clock:
         return self.now
 
 
-async def test_models_in_memory_are_told(sidecar: Sidecar) -> None:
-    sidecars = Sidecars(port=sidecar.port)
+async def test_models_in_memory_are_told_and_the_connection_is_kept(sidecar: Sidecar, sidecars: Sidecars) -> None:
     await sidecars.ask([POD, Pod("2", "team/no-address")])
     assert sidecars.resident() == (CHAT,)
+    await sidecars.ask([POD])
+    assert len(sidecar.peers) == 1
 
 
 @pytest.mark.parametrize("fault", ["hang", "status", "form", "size", "gone"])
 async def test_one_lost_answer_changes_nothing_but_silence_does(
-    sidecar: Sidecar, fault: str, monkeypatch: pytest.MonkeyPatch
+    sidecar: Sidecar, sidecars: Sidecars, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ollama_fleet.agent.sidecars._TIMEOUT_SECONDS", 0.2)
-    clock = Clock()
-    sidecars = Sidecars(port=sidecar.port, clock=clock)
+    clock = sidecars.clock
+    assert isinstance(clock, Clock)
     await sidecars.ask([POD])
     if fault == "hang":
         sidecar.hang = True
@@ -79,7 +96,7 @@ async def test_one_lost_answer_changes_nothing_but_silence_does(
     elif fault == "size":
         sidecar.body = {**state(WARM).to_wire(), "padding": "x" * 300_000}
     else:
-        sidecars.port = 1
+        await sidecar.stop()
     clock.now += 2
     await sidecars.ask([POD])
     assert sidecars.resident() == (CHAT,)
@@ -87,21 +104,19 @@ async def test_one_lost_answer_changes_nothing_but_silence_does(
     assert sidecars.resident() == ()
 
 
-async def test_pods_that_are_gone_are_forgotten(sidecar: Sidecar) -> None:
-    sidecars = Sidecars(port=sidecar.port)
+async def test_pods_that_are_gone_are_forgotten(sidecars: Sidecars) -> None:
     await sidecars.ask([POD])
     await sidecars.ask([])
     assert sidecars.resident() == ()
 
 
-async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar) -> None:
+async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar, sidecars: Sidecars) -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             await reader.read()
         writer.close()
 
     server = await asyncio.start_server(hang, "127.0.0.2", sidecar.port)
-    sidecars = Sidecars(port=sidecar.port)
     asking = asyncio.create_task(sidecars.ask([Pod("2", "team/stuck", "127.0.0.2"), POD]))
     async with asyncio.timeout(1):
         while not sidecars.resident():

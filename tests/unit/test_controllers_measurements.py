@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.controllers.measurements import NAME, Measurements
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.reports import Report
@@ -47,18 +48,18 @@ class Told:
         return self.report
 
 
-def measurements(api: Api, *, fresh: bool = True, **gpu: Any) -> Measurements:
-    found = status(product="NVIDIA L4", **gpu)
+def measurements(api: Api, *, fresh: bool = True, **changes: Any) -> Measurements:
+    found = status(product="NVIDIA L4", **changes)
     return Measurements(api, "fleet", Told(Report(found, fresh=fresh)))  # type: ignore[arg-type]
 
 
-def group(*, gate: str = "True", container: str = "c1") -> list[ObservedGroup]:
+def group(*, gate: str = "True", container: str = "c1", state: SidecarState = STATE) -> list[ObservedGroup]:
     seen = replace(pod(gate=gate), ollama_container=container)
-    return [ObservedGroup("g0", pods=(ObservedPod(seen, state=STATE),))]
+    return [ObservedGroup("g0", pods=(ObservedPod(seen, state=state),))]
 
 
 def take(made: Measurements, groups: list[ObservedGroup], config: GroupConfig = CONFIG) -> int:
-    made.take(groups, {"g0": config}, OPTIONS)
+    made.take(groups, {"g0": config}, {"g0": OPTIONS})
     return sum(value.count for value in made.calibration.entries.values())
 
 
@@ -76,8 +77,59 @@ def test_what_is_not_certain_is_not_measured() -> None:
     assert take(measurements(Api(), fresh=False), group()) == 0
     assert take(measurements(Api(), processes=[]), group()) == 0
     assert take(measurements(Api()), group(gate="False")) == 0
-    two = CONFIG.model_copy(update={"models": (*CONFIG.models, CONFIG.models[0])})
-    assert take(measurements(Api()), group(), two) == 0
+    assert take(measurements(Api(), sizeVram=2**30), group()) == 0, "a part of it is in system memory"
+    assert take(measurements(Api()), group(), TWO) == 0, "nothing says which model the process serves"
+
+
+WEIGHTS = {"chat": "sha256:" + "1" * 64, "coder": "sha256:" + "2" * 64}
+TWO = CONFIG.model_copy(
+    update={"models": tuple(CONFIG.models[0].model_copy(update={"name": name}) for name in WEIGHTS)}
+)
+
+
+def test_models_of_one_server_are_told_apart_by_the_weights_of_their_processes() -> None:
+    made = measurements(Api())
+    report = made.reports.report.status  # type: ignore[attr-defined]
+    (model,), (gpu,), (process,) = report.models, report.gpus, report.gpus[0].processes
+    models = [model.model_copy(update={"name": name, "weights": digest}) for name, digest in WEIGHTS.items()]
+    sizes = dict(zip(WEIGHTS.values(), (5000, 900), strict=True))
+    gpus = [
+        gpu.model_copy(
+            update={
+                "uuid": uuid,
+                "processes": [
+                    process.model_copy(update={"weights": digest, "used_mebibytes": sizes[digest]}) for digest in on
+                ],
+            }
+        )
+        for uuid, on in (("GPU-1", list(sizes)), ("GPU-2", [WEIGHTS["chat"]]))
+    ]
+    told = report.model_copy(update={"models": models, "gpus": gpus})
+    made = Measurements(Api(), "fleet", Told(Report(told, fresh=True)))  # type: ignore[arg-type]
+    assert take(made, group(), TWO) == 2
+    found = {(key.gpus, value.high // 2**20) for key, value in made.calibration.entries.items()}
+    assert found == {(2, 10000), (1, 900)}
+
+
+@pytest.mark.parametrize(
+    ("message", "counts"),
+    [
+        ("llama runner process has terminated: cudaMalloc failed: out of memory", True),
+        ("llama-server process has terminated: error: unable to allocate CUDA0 buffer", True),
+        ("not in memory after 600 s", False),
+    ],
+)
+def test_a_load_without_room_raises_the_reserve_once_per_start_of_ollama(message: str, *, counts: bool) -> None:
+    (model,) = STATE.models
+    failed = STATE.model_copy(
+        update={"models": (model.model_copy(update={"phase": ModelPhase.FAILED, "message": message}),), "ready": False}
+    )
+    made = measurements(Api())
+    for _ in range(3):
+        take(made, group(gate="False", state=failed))
+    assert sum(value.out_of_memory for value in made.calibration.entries.values()) == counts
+    take(made, group(gate="False", state=failed, container="c2"))
+    assert sum(value.out_of_memory for value in made.calibration.entries.values()) == 2 * counts
 
 
 async def test_only_what_is_new_is_written_and_another_leader_reads_it() -> None:
@@ -103,7 +155,8 @@ async def test_only_what_is_new_is_written_and_another_leader_reads_it() -> None
 def test_a_measured_load_counts_in_the_next_plan() -> None:
     inventory = replace(L4, product="NVIDIA-L4")
     guessed = plan_deployment(wish(LLAMA, inventory=inventory)).groups[0]
-    made = measurements(Api(), processes=[{"pid": 7, "usedMebibytes": 6000, "pod": "ns/chat-0"}])
+    processes = [{"pid": 7, "usedMebibytes": 6000, "pod": "ns/chat-0"}]
+    made = measurements(Api(), processes=processes, name="llama3.1:8b")
     take(made, group(), guessed.config)
     again = replace(wish(LLAMA, inventory=inventory), measured=made.calibration)
     planned = plan_deployment(again).groups[0].planned["llama3.1:8b"]

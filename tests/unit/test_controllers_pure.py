@@ -107,7 +107,7 @@ def state(phase: ModelPhase, *, config: GroupConfig, message: str = "") -> Sidec
 
 
 def decide(raw: dict[str, Any], seen: SidecarState | None, config: GroupConfig) -> gates.Gate:
-    return gates.decide(pods.view(raw), state=seen, config=config)
+    return gates.by_sidecar(pods.view(raw), state=seen, config=config)
 
 
 def test_the_gate_opens_only_for_a_warm_pod_with_the_planned_configuration() -> None:

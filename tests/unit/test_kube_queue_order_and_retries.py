@@ -91,6 +91,25 @@ async def test_get_wakes_up_for_what_comes_later() -> None:
     assert await asyncio.wait_for(queue.get(), 5) == key("1")
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_workers_end_when_they_are_cancelled_in_the_moment_a_key_comes(turns: int) -> None:
+    """In whatever turn of the loop it falls: a worker that overheard it would keep the process alive."""
+
+    async def reconcile(_: Key) -> None:
+        return None
+
+    queue = WorkQueue()
+    queue.add_after(key("later"), 60)
+    workers = asyncio.create_task(run_workers(queue, reconcile, 4))
+    await asyncio.sleep(0.01)
+    queue.add(key("now"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    workers.cancel()
+    await asyncio.wait({workers}, timeout=1)
+    assert workers.cancelled()
+
+
 async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     clock = Clock()

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,40 @@ async def test_models_on_demand_are_left_to_their_clients(bench: Bench) -> None:
     await bench.sidecar.until(lambda: bench.sidecar.phase("spare") is CACHED)
     assert bench.sidecar.board.ready
     assert bench.loads() == ["chat"]
+
+
+async def test_where_all_models_are_on_demand_one_proves_the_server_and_then_may_go(bench: Bench) -> None:
+    spares = (bench.model("spare", "chat-large", residency="OnDemand", keep_alive="10m"),)
+    await bench.apply(*spares, bench.model("other", residency="OnDemand"))
+    board = bench.sidecar.board
+    await bench.sidecar.until(lambda: board.ollama_version is not None)
+    assert not board.ready
+    await bench.sidecar.warm("spare")
+    assert board.ready
+    assert (bench.loads(), bench.asked()[0]["keep_alive"]) == (["spare"], "10m")
+    bench.ollama.evict("spare")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("spare") is CACHED)
+    assert board.ready
+    assert bench.loads() == ["spare"]
+
+
+async def test_weights_and_the_end_of_a_stay_are_told(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"), bench.model("spare", "chat-large", residency="OnDemand", keep_alive="10m"))
+    await bench.sidecar.warm("chat")
+    await bench.sidecar.post("/api/generate", {"model": "spare", "prompt": "x", "stream": False})
+    # While a request runs, Ollama shows its own five minutes.
+    soon = datetime.now(UTC) + timedelta(minutes=9)
+    warmth = bench.sidecar.board.warmth
+    await bench.sidecar.until(lambda: warmth["spare"].expires_at > soon.isoformat())
+    chat, spare = bench.sidecar.board.snapshot().models
+    assert chat.expires_at == ""
+    assert datetime.fromisoformat(spare.expires_at) <= soon + timedelta(minutes=2)
+    for model, image in ((chat, "chat"), (spare, "chat-large")):
+        layers = json.loads(push.image(image).manifest)["layers"]
+        assert model.weights in {layer["digest"] for layer in layers if layer["mediaType"].endswith(".model")}
+    bench.ollama.evict("spare")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("spare") is CACHED)
+    assert bench.sidecar.board.snapshot().models[1].expires_at == ""
 
 
 async def test_an_ollama_that_comes_back_is_warmed_again(bench: Bench) -> None:

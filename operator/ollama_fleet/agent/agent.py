@@ -18,6 +18,7 @@ from ollama_fleet.agent.podresources import PodDevices, holders
 from ollama_fleet.agent.pods import Pods
 from ollama_fleet.agent.reader import GpuReader
 from ollama_fleet.agent.report import Observation, status
+from ollama_fleet.agent.runners import weights_of
 from ollama_fleet.agent.sidecars import Sidecars
 from ollama_fleet.agent.slices import Slices
 from ollama_fleet.agent.store import ReportStore
@@ -121,6 +122,7 @@ class Agent:
     def _observe(self, view: GpuView) -> Observation:
         host = sees_host_processes(proc=self.proc)
         pids = {process.pid for state in view.devices for process in state.device.processes}
+        pods = self._pods_of(pids) if host else {}
         blind, message = None, ""
         if self._kubelet_problem:
             blind, message = Reason.KUBELET_UNREACHABLE, self._kubelet_problem
@@ -130,7 +132,8 @@ class Agent:
             view=view,
             memory=system_memory(self.proc / "meminfo").total,
             holders=holders(self._given, self.slices.uuids),
-            process_pods=self._pods_of(pids) if host else {},
+            process_pods=pods,
+            process_weights={pid: found for pid in pods if (found := weights_of(pid, proc=self.proc))},
             models=self.sidecars.resident(),
             blind=blind,
             blind_message=message,

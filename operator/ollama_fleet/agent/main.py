@@ -93,5 +93,6 @@ async def _run(options: argparse.Namespace, api: ApiServer) -> int:
         logger.info("agent stops")
     finally:
         await server.stop()
+        agent.sidecars.close()
         api.close()
     return 0

@@ -38,6 +38,8 @@ class Observation:
     """Pods (``namespace/name``) by the UUID of the device that the kubelet gave them."""
     process_pods: Mapping[int, str] = field(default_factory=dict)
     """Pods by process number."""
+    process_weights: Mapping[int, str] = field(default_factory=dict)
+    """Digests of the weights that processes serve, by process number."""
     models: tuple[ResidentModel, ...] = ()
     blind: Reason | None = None
     """Why pods are not known: HOST_PID_OFF or KUBELET_UNREACHABLE."""
@@ -70,7 +72,12 @@ def _gpu(state: DeviceState, seen: Observation) -> GPUReport:
     device, memory = state.device, state.device.memory
     known = sorted(((one.used, one.pid) for one in device.processes if one.used is not None), reverse=True)
     processes = [
-        GPUProcess(pid=pid, used_mebibytes=_mebibytes(used), pod=seen.process_pods.get(pid, ""))
+        GPUProcess(
+            pid=pid,
+            used_mebibytes=_mebibytes(used),
+            pod=seen.process_pods.get(pid, ""),
+            weights=seen.process_weights.get(pid),
+        )
         for used, pid in known[:MAX_PROCESSES]
     ]
     return GPUReport(

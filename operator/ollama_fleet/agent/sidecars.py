@@ -37,14 +37,17 @@ class Sidecars:
     clock: Callable[[], float] = time.monotonic
     _answers: dict[str, _Answer] = field(default_factory=dict)
     """By UID of the pod."""
+    _clients: dict[str, HttpClient] = field(default_factory=dict)
+    """By UID of the pod: connections are kept, for making them is most of the work."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def ask(self, pods: Iterable[Pod]) -> None:
         """Ask all pods that have an address, in about two seconds at the worst for up to 16 of them."""
         asked = [pod for pod in pods if pod.ip]
-        gone = self._answers.keys() - {pod.uid for pod in asked}
-        for uid in gone:
-            del self._answers[uid]
+        here = {pod.uid for pod in asked}
+        for uid in self._clients.keys() - here:
+            self._clients.pop(uid).close()
+            self._answers.pop(uid, None)
         await asyncio.gather(*(self._ask(pod) for pod in asked))
 
     def resident(self) -> tuple[ResidentModel, ...]:
@@ -52,8 +55,14 @@ class Sidecars:
         oldest = self.clock() - _PATIENCE_SECONDS
         return tuple(model for answer in self._answers.values() if answer.at >= oldest for model in answer.models)
 
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
     async def _ask(self, pod: Pod) -> None:
-        client = HttpClient(Origin(pod.ip, self.port))
+        client = self._clients.setdefault(pod.uid, HttpClient(Origin(pod.ip, self.port)))
         try:
             async with self._turns:
                 answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)
@@ -62,8 +71,6 @@ class Sidecars:
                 self._answers[pod.uid] = _Answer(self.clock(), resident(pod, state))
         except (HttpFailed, ValidationError):
             pass  # silence: what it said before counts for a while
-        finally:
-            client.close()
 
 
 def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:
@@ -74,9 +81,11 @@ def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:
             pod=pod.name,
             name=model.name,
             digest=digest,
+            weights=model.weights,
             size=model.size,
             size_vram=model.size_vram,
             context_length=model.context_length,
+            expires_at=model.expires_at,
         )
         for model, digest in loaded[:_MAX_PER_POD]
         if digest is not None

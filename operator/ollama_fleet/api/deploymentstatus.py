@@ -101,6 +101,9 @@ class OllamaDeploymentStatus(Observed):
     """``2/3``: ready pods of wanted pods, over all groups."""
     warm: Word = ""
     """``4/5``: models in memory in every pod that must hold them, of all Pinned models."""
+    vram: Word = ""
+    """``15.2/22.5 GiB``: GPU memory that models took at load, of what the GPUs of their servers have; empty without
+    reported GPUs."""
     selector: Text = ""
     """Label selector of the first group, for the scale subresource."""
     endpoint: Text = ""

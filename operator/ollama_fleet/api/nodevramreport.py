@@ -47,6 +47,8 @@ class GPUProcess(Observed):
     """GPU memory that the driver counts for it."""
     pod: Word = ""
     """``namespace/name`` where it is known."""
+    weights: Digest | None = None
+    """Digest of the weights that it serves, where it is a server of a model."""
 
 
 class GPUReport(Observed):
@@ -87,12 +89,16 @@ class ResidentModel(Observed):
     """The served name."""
     digest: Digest
     """Digest of the manifest that Ollama reports."""
+    weights: Digest | None = None
+    """Digest of its weights: names over the same weights share them in memory."""
     size: Bytes = 0
     """Bytes that Ollama claims."""
     size_vram: Bytes = 0
     """Bytes of them that it claims in GPU memory."""
     context_length: int = 0
     """Tokens of context it was loaded with."""
+    expires_at: Word = ""
+    """When it leaves memory if nobody asks for it, RFC 3339; empty: it stays."""
 
 
 class CachedBlob(Observed):

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     CONFIG_PENDING = "ConfigPending"
     SIDECAR_UNREACHABLE = "SidecarUnreachable"
     CPU_OFFLOAD = "CPUOffload"
+    CONTEXT_TOO_SMALL = "ContextTooSmall"
     REPORT_STALE = "ReportStale"
     # A node's report.
     OBSERVED = "Observed"
@@ -144,9 +145,13 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "A part of a model is in system memory although it should be on the GPU.",
         "Give the server a larger GPU, or lower `contextLength` or `parallel`; the last ready server keeps serving.",
     ),
+    Reason.CONTEXT_TOO_SMALL: (
+        "A model was loaded with less context than is planned for it.",
+        "Read the log of the pod's `sidecar` container; the last ready server keeps serving.",
+    ),
     Reason.REPORT_STALE: (
-        "The node's agent has not reported for 90 seconds: nothing new is believed, nothing is taken down.",
-        "Check the agent's pod on the node.",
+        "The node's agent has not reported yet, or not for 90 seconds: nothing new is believed, nothing is taken down.",
+        "Check the agent's pod on the node, and that the DaemonSet is not kept off it.",
     ),
     Reason.SIDECAR_UNREACHABLE: (
         "The sidecar does not answer the operator.",

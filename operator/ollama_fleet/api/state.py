@@ -31,6 +31,8 @@ class ModelState(Observed):
     phase: ModelPhase
     digest: Digest | None = None
     """Digest of the derived manifest: the one that ``/api/ps`` must show."""
+    weights: Digest | None = None
+    """Digest of its weights."""
     slots: int = 1
     in_flight: int = 0
     waiting: int = 0
@@ -39,6 +41,8 @@ class ModelState(Observed):
     size_vram: Bytes = 0
     """Bytes of ``size`` that Ollama claims in GPU memory."""
     context_length: int = 0
+    expires_at: str = ""
+    """When it leaves memory if nobody asks for it, RFC 3339 in UTC; empty: it stays, or is not loaded."""
     load_seconds: float | None = None
     """Seconds from the load request to the first token of the last load."""
     message: str = ""

@@ -38,7 +38,12 @@ def _deployment(deployment: Object, pods: list[Object]) -> Node:
     status, ready = deployment.get("status", {}), _condition(deployment, "Ready")
     mark = _MARKS.get(ready.get("status", ""), "?")
     head = f"{mark} {namespace}/{name}  {ready.get('reason', 'Unknown')}"
-    figures = [f"servers {status.get('ready', '-')}", f"warm {status.get('warm', '-')}", status.get("version", "")]
+    figures = [
+        f"servers {status.get('ready', '-')}",
+        f"warm {status.get('warm', '-')}",
+        f"vram {status['vram']}" if status.get("vram") else "",
+        status.get("version", ""),
+    ]
     children: list[Node] = []
     if not is_ready(deployment):
         children += [(line, []) for line in _why(ready)]

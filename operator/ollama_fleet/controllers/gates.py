@@ -4,20 +4,31 @@ The pod's sidecar proves that the models that must be in memory are, with the pl
 generated a token. With policy ``VRAM`` the report of the node's agent must agree that they are in GPU memory.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ollama_fleet.api import names
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, SidecarState
-from ollama_fleet.controllers import vram
 from ollama_fleet.controllers.conditions import timestamp
+from ollama_fleet.controllers.demotion import Judgment, Ruling
 from ollama_fleet.controllers.pods import PodView
-from ollama_fleet.controllers.reports import Report
+from ollama_fleet.controllers.vram import Objection
 from ollama_fleet.controllers.warmth import cold, pinned
+
+DEMOTING: Final = frozenset(
+    {
+        Reason.GPU_UNHEALTHY,
+        Reason.NO_GPU_FOUND,
+        Reason.DIGEST_MISMATCH,
+        Reason.NOT_RESIDENT,
+        Reason.CPU_OFFLOAD,
+        Reason.CONTEXT_TOO_SMALL,
+    }
+)
+"""For which a node's report closes a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +40,8 @@ class Gate:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What policy ``VRAM`` asks for."""
-
-    report: Report
-    planned: Mapping[str, int]
-    """GPU bytes by model."""
-    last_ready: bool
-    """No other pod of the group takes traffic."""
-
-
-def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig, evidence: Evidence | None = None) -> Gate:
-    """The gate of one pod; ``evidence`` where the policy asks for it and an agent runs on the node.
+def by_sidecar(pod: PodView, *, state: SidecarState | None, config: GroupConfig) -> Gate:
+    """The gate as far as the pod itself can tell.
 
     ``state`` is the sidecar's snapshot, fetched after the kubelet reported this container (None: not reachable);
     ``config`` is what the plan wants the pod to serve.
@@ -50,38 +50,46 @@ def decide(pod: PodView, *, state: SidecarState | None, config: GroupConfig, evi
     if not pod.ollama_ready:
         return _closed(pod, progress)
     if state is None:
-        # Silence is no proof in either direction: an open gate stays open, a closed one stays closed.
-        return Gate(
-            "True" if pod.gate == "True" else "False",
-            Reason.SIDECAR_UNREACHABLE,
-            "The sidecar does not answer the operator",
-        )
+        # Silence is no proof in either direction.
+        return Gate(_as_it_is(pod), Reason.SIDECAR_UNREACHABLE, "The sidecar does not answer the operator")
     if not state.ready:
         return Gate("False", Reason.LOADING, progress)
     if state.config_hash != config.hash() and pod.gate != "True":
         return Gate("False", Reason.CONFIG_PENDING, "The sidecar has not applied the newest configuration yet")
-    if evidence is not None:
-        return _measured(pod, state, config, evidence, progress)
     return Gate("True", Reason.RESIDENT, progress)
 
 
-def _measured(pod: PodView, state: SidecarState, config: GroupConfig, evidence: Evidence, progress: str) -> Gate:
-    if not evidence.report.fresh:
-        # It proves nothing: what was open stays open, what was closed stays closed.
-        held: Literal["True", "False"] = "True" if pod.gate == "True" else "False"
-        return Gate(held, Reason.REPORT_STALE, "The node's agent does not report: nothing is known of its GPUs")
-    found = vram.objection(pod, report=evidence.report, state=state, config=config, planned=evidence.planned)
-    if found is None:
-        return Gate("True", Reason.RESIDENT, f"{progress}, in GPU memory by the driver's count")
-    if not found.hard and pod.gate == "True" and evidence.last_ready:
-        return Gate("True", found.reason, f"{found.message}; it is the last ready server and keeps serving")
-    return Gate("False", found.reason, found.message)
+def without_report(pod: PodView, *, ever: bool) -> Gate:
+    """Policy ``VRAM`` while no report speaks: what was open stays open, what was closed stays closed.
+
+    ``ever``: the node's agent has reported before.
+    """
+    what = "does not report any more" if ever else "has not reported yet"
+    message = f"The agent of {pod.node} {what}: nothing is known of its GPUs"
+    return Gate(_as_it_is(pod), Reason.REPORT_STALE, message)
+
+
+def by_report(proved: Gate, judgment: Judgment, objection: Objection | None) -> Gate | None:
+    """The gate after a fresh report was ruled on; ``proved`` is the sidecar's. None: it stays as it is for now."""
+    if judgment.ruling is Ruling.WAIT:
+        return None
+    if objection is None:
+        if proved.reason is not Reason.RESIDENT:
+            return proved
+        return Gate("True", Reason.RESIDENT, f"{proved.message}, in GPU memory by the node's report")
+    if judgment.ruling is Ruling.SPARE:
+        return Gate("True", objection.reason, f"{objection.message}; {judgment.why}")
+    return Gate("False", objection.reason, objection.message)
 
 
 def _closed(pod: PodView, progress: str) -> Gate:
     if pod.gate == "True" or pod.gate_reason == Reason.NOT_RESIDENT:
         return Gate("False", Reason.NOT_RESIDENT, progress or "The sidecar withdrew its readiness")
     return Gate("False", Reason.LOADING, progress or "Ollama is starting")
+
+
+def _as_it_is(pod: PodView) -> Literal["True", "False"]:
+    return "True" if pod.gate == "True" else "False"
 
 
 def changed(pod: PodView, gate: Gate) -> bool:

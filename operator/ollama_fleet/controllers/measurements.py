@@ -1,16 +1,16 @@
-"""What loads really took, by the driver's count: kept in one ConfigMap, so that the next plan counts with it.
-
-A pod's processes are not known by model, so only servers with a single model are measured.
-"""
+"""What loads really took, by the driver's count: kept in one ConfigMap, so that the next plan counts with it."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.api.group import GroupConfig, GroupModel
+from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
+from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
-from ollama_fleet.controllers.reports import Report, Reports
+from ollama_fleet.controllers.pods import PodView
+from ollama_fleet.controllers.reports import Reports
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.planning.footprints import Options, calibration_key
@@ -21,6 +21,18 @@ logger = logging.getLogger(__name__)
 NAME: Final = "ollama-fleet-calibration"
 _KEY: Final = "calibration.json"
 _MIB: Final = 2**20
+_NO_MEMORY: Final = ("out of memory", "failed to allocate", "unable to allocate")
+"""How both generations of Ollama say that a load found too little memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A model in the memory of a pod, by its node's report."""
+
+    used: int
+    """Bytes, over all its GPUs."""
+    gpus: int
+    product: str
 
 
 @dataclass(slots=True)
@@ -31,8 +43,8 @@ class Measurements:
     namespace: str
     reports: Reports
     calibration: Calibration = field(default_factory=Calibration)
-    _taken: dict[str, str] = field(default_factory=dict)
-    """By uid of the pod: the Ollama container whose load was measured."""
+    _taken: dict[str, set[tuple[str, str, bool]]] = field(default_factory=dict)
+    """By uid of the pod: Ollama container, model, and whether its load worked, that were noted."""
     _saved: Calibration = field(default_factory=Calibration)
 
     async def load(self) -> None:
@@ -59,33 +71,82 @@ class Measurements:
             return
         self._saved = written
 
-    def take(self, groups: list[ObservedGroup], configs: Mapping[str, GroupConfig], options: Options) -> None:
-        """Measure the servers that are loaded and that a fresh report tells of, each once per start of Ollama."""
+    def take(
+        self, groups: list[ObservedGroup], configs: Mapping[str, GroupConfig], options: Mapping[str, Options]
+    ) -> None:
+        """Note the loads of all servers, each once per start of Ollama: what they took, or that they found no room.
+
+        ``configs`` and ``options`` are those that the groups run with; groups without options are not measured.
+        """
         for group in groups:
-            config = configs.get(group.name)
-            if config is None or len(config.models) != 1:
+            if group.name not in configs or group.name not in options:
                 continue
             for observed in group.pods:
-                pod, report = observed.pod, self.reports.of(observed.pod.node)
-                known = self._taken.get(pod.uid) == pod.ollama_container
-                if not pod.ollama_container or known or report is None or not report.fresh:
-                    continue
-                self._take(observed, report, config, options)
+                if observed.pod.ollama_container:
+                    self._failures(observed, configs[group.name], options[group.name])
+                    self._loads(observed, configs[group.name], options[group.name])
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""
         self._taken.pop(uid, None)
 
-    def _take(self, observed: ObservedPod, report: Report, config: GroupConfig, options: Options) -> None:
-        pod, (model,) = observed.pod, config.models
-        name = f"{pod.namespace}/{pod.name}"
-        mine = [gpu for gpu in report.status.gpus if name in gpu.pods]
-        used = sum(process.used_mebibytes for gpu in mine for process in gpu.processes if process.pod == name)
-        if pod.gate != "True" or not used or observed.state is None or not observed.state.ready:
+    def _failures(self, observed: ObservedPod, config: GroupConfig, options: Options) -> None:
+        told = {model.name: model for model in observed.state.models} if observed.state else {}
+        for model in config.models:
+            found = told.get(model.name)
+            if found is None or found.phase is not ModelPhase.FAILED or not _no_memory(found.message):
+                continue
+            if self._note(observed.pod, model.name, worked=False):
+                key = calibration_key(model, options, parallel=config.num_parallel, product=options.product)
+                self.calibration = self.calibration.out_of_memory(key)
+                logger.warning("load found no room", extra={"pod": observed.pod.reference, "model": model.name})
+
+    def _loads(self, observed: ObservedPod, config: GroupConfig, options: Options) -> None:
+        pod, report = observed.pod, self.reports.of(observed.pod.node)
+        settled = pod.gate == "True" and observed.state is not None and observed.state.ready
+        if not settled or report is None or not report.fresh:
             return
-        # Labels of nodes have dashes where the driver has spaces.
-        product = mine[0].product.replace(" ", "-")
-        key = calibration_key(model, options, parallel=config.num_parallel, product=product)
-        self.calibration = self.calibration.record(key, used * _MIB)
-        self._taken[pod.uid] = pod.ollama_container
-        logger.info("load measured", extra={"pod": name, "model": model.name, "mebibytes": used})
+        for model in config.models:
+            load = _load(pod, model, report.status, alone=len(config.models) == 1)
+            if load is None or not self._note(pod, model.name, worked=True):
+                continue
+            seen = replace(options, gpus=load.gpus)
+            key = calibration_key(model, seen, parallel=config.num_parallel, product=load.product)
+            self.calibration = self.calibration.record(key, load.used)
+            fields = {"pod": pod.reference, "model": model.name, "mebibytes": load.used // _MIB}
+            logger.info("load measured", extra=fields)
+
+    def _note(self, pod: PodView, model: str, *, worked: bool) -> bool:
+        """Whether it is news."""
+        known = self._taken.setdefault(pod.uid, set())
+        entry = (pod.ollama_container, model, worked)
+        if entry in known:
+            return False
+        known.add(entry)
+        return True
+
+
+def _load(pod: PodView, model: GroupModel, report: NodeVRAMReportStatus, *, alone: bool) -> _Load | None:
+    """What a model takes; None where that is not certain, or a part of it is in system memory."""
+    resident = next((one for one in report.models if (one.pod, one.name) == (pod.reference, model.name)), None)
+    if resident is None or resident.size_vram < resident.size:
+        return None
+    found = list(_shares(pod, report, resident.weights)) if resident.weights else []
+    if not found and alone:
+        # The agent does not see the commands of processes: of a server's only model they are all.
+        found = list(_shares(pod, report, None))
+    used = sum(share for share, _ in found)
+    # Labels of nodes have dashes where the driver has spaces.
+    return _Load(used, len(found), found[0][1].replace(" ", "-")) if used else None
+
+
+def _shares(pod: PodView, report: NodeVRAMReportStatus, weights: str | None) -> Iterator[tuple[int, str]]:
+    """Bytes and product of each GPU that the pod's processes (with these weights, if given) have memory on."""
+    for gpu in report.gpus:
+        mine = [one for one in gpu.processes if one.pod == pod.reference and weights in {None, one.weights}]
+        if mine:
+            yield sum(one.used_mebibytes for one in mine) * _MIB, gpu.product
+
+
+def _no_memory(message: str) -> bool:
+    return any(words in message.lower() for words in _NO_MEMORY)

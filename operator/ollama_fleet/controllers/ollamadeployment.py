@@ -21,6 +21,7 @@ from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
+from ollama_fleet.controllers.expecting import Expectations, options_of
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.nodes import Nodes
@@ -28,6 +29,7 @@ from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
+from ollama_fleet.controllers.vram import occupancy
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
@@ -35,7 +37,6 @@ from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
 from ollama_fleet.manifests.render import RECORD_KEY, render
 from ollama_fleet.manifests.rollout import started
-from ollama_fleet.planning.groups import readiness_policy
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
@@ -70,6 +71,7 @@ class OllamaDeploymentController:
     fleet_namespaces: tuple[str, ...]
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
+    expectations: Expectations = field(default_factory=Expectations)
     _written: dict[str, float] = field(default_factory=dict)
     """By uid of the OllamaDeployment: when its status was last written."""
 
@@ -87,14 +89,17 @@ class OllamaDeploymentController:
             return None
         in_force = self.observer.configs(live)
         claim = await claims.read(self.client, spec.storage, namespace=key.namespace)
-        plan = plan_deployment(self._request(live, spec, in_force, claim))
+        request = self._request(live, spec, in_force, claim)
+        plan = plan_deployment(request)
         refusal = None
         if not plan.problems:
             refusal = await self._apply(live, plan)
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
-        await self.pods.update(groups, in_force, measured=_measured(spec, plan, in_force, previous))
-        self._measure(plan, groups)
+        options = options_of(request, plan) if spec.hardware.gpu else {}
+        expected = self.expectations.of(live["metadata"]["uid"], request, plan, in_force, options)
+        again = await self.pods.update(groups, in_force, expected=expected)
+        self.measurements.take(groups, in_force, options)
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         wanted = status.build(
@@ -102,6 +107,7 @@ class OllamaDeploymentController:
             status.in_force(plan, in_force, groups),
             groups,
             verdict=verdict,
+            vram=occupancy((one for group in groups for one in group.pods), self.pods.reports.of),
             previous=previous,
             owner=Owner.of(live),
             generation=live["metadata"]["generation"],
@@ -110,7 +116,7 @@ class OllamaDeploymentController:
         if self._too_soon(live, previous, wanted):
             return _LOOK_AGAIN_SECONDS
         await self._write(live, previous, wanted, verdict)
-        return _next_look(verdict, groups)
+        return min((delay for delay in (_next_look(verdict, groups), again) if delay is not None), default=None)
 
     def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
         """Whether a change is only one of counts and can wait: a rollout would write several times a second."""
@@ -118,16 +124,10 @@ class OllamaDeploymentController:
             return False
         return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
 
-    def _measure(self, plan: Plan, groups: list[ObservedGroup]) -> None:
-        planned = {group.name: group for group in plan.groups if group.hardware.gpu is not None}
-        for seen in groups:
-            if seen.name in planned:
-                group = planned[seen.name]
-                self.measurements.take([seen], {seen.name: group.config}, group.options)
-
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an OllamaDeployment that is gone."""
         self._written.pop(uid, None)
+        self.expectations.forget(uid)
 
     def _request(
         self, live: Object, spec: OllamaDeploymentSpec, in_force: Mapping[str, GroupConfig], claim: ClaimView | None
@@ -225,17 +225,6 @@ class OllamaDeploymentController:
         if status.reason_of(previous) != verdict.reason:
             event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
-
-
-def _measured(
-    spec: OllamaDeploymentSpec, plan: Plan, in_force: Mapping[str, GroupConfig], previous: OllamaDeploymentStatus
-) -> dict[str, Mapping[str, int]]:
-    """Planned GPU bytes by model of the groups whose gates need a report; a bad edit does not lower what they need."""
-    if readiness_policy(spec) != "VRAM":
-        return {}
-    before = {model.name: model.planned for model in previous.models}
-    planned = {group.name: group.planned for group in plan.groups}
-    return {name: planned.get(name, before) for name in in_force}
 
 
 def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:

@@ -49,6 +49,13 @@ class PodView:
     """Status of the readiness gate, empty while nobody has set it."""
     gate_reason: str
     gate_message: str
+    wants_gpus: bool
+    """Whether the Ollama container asks for devices."""
+
+    @property
+    def reference(self) -> str:
+        """As the agents' reports name it."""
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ def view(pod: Mapping[str, Any]) -> PodView:
         gate=gate.get("status", ""),
         gate_reason=gate.get("reason", ""),
         gate_message=gate.get("message", ""),
+        wants_gpus=_wants_devices(spec),
     )
 
 
@@ -126,6 +134,12 @@ def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
 def _statuses(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from status.get("initContainerStatuses", ())
     yield from status.get("containerStatuses", ())
+
+
+def _wants_devices(spec: Mapping[str, Any]) -> bool:
+    """Names of devices have a domain, unlike those of processors and memory."""
+    ollama = (container for container in spec.get("containers", ()) if container["name"] == names.CONTAINER_OLLAMA)
+    return any("/" in resource for one in ollama for resource in one.get("resources", {}).get("limits", {}))
 
 
 def _running(container: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """Reports of the nodes' agents, and how fresh they are by this process's own clock.
 
 Clocks of nodes are never compared: a report is fresh while its counter moves. One that is first seen in a list may be
-hours old, so it counts for nothing until it moves.
+hours old, so it counts for nothing until it moves. One whose counter went back was overtaken on its way, and counts for
+nothing either, unless it goes on counting from there: then an agent was restarted whose clock had been put back.
 """
 
 import asyncio
@@ -31,10 +32,11 @@ class Report:
 
 @dataclass(slots=True)
 class _Seen:
-    sequence: int
     status: NodeVRAMReportStatus
     moved_at: float | None = None
     """None: not since this process first saw it."""
+    behind: int | None = None
+    """The counter of an older report that came last."""
 
 
 @dataclass(slots=True)
@@ -86,20 +88,29 @@ class Reports:
             return
         before = self._seen.get(node)
         if before is None:
-            self._seen[node] = _Seen(status.sequence, status)
+            self._seen[node] = _Seen(status)
             self.changed(node)
-        elif status.sequence != before.sequence:
+        elif _overtaken(status, before):
+            before.behind = status.sequence
+        elif status.sequence != before.status.sequence:
             was_fresh = self._fresh(before)
-            self._seen[node] = _Seen(status.sequence, status, self.clock())
+            self._seen[node] = _Seen(status, self.clock())
             self._stale.discard(node)
             if not was_fresh or _content(status) != _content(before.status):
                 self.changed(node)
 
 
+def _overtaken(status: NodeVRAMReportStatus, seen: _Seen) -> bool:
+    if status.sequence >= seen.status.sequence:
+        return False
+    return seen.behind is None or status.sequence <= seen.behind
+
+
 def _content(status: NodeVRAMReportStatus) -> object:
-    """What a gate stands on; the counter and free memory move all the time."""
+    """What a gate stands on; the counter, free memory and the times at which models expire move all the time."""
     gpus = [
         (gpu.uuid, gpu.healthy, gpu.reason, gpu.pods, [(p.pod, p.used_mebibytes) for p in gpu.processes])
         for gpu in status.gpus
     ]
-    return (gpus, status.models, [(c.type, c.status, c.reason) for c in status.conditions])
+    models = [(m.pod, m.name, m.digest, m.size, m.size_vram, m.context_length) for m in status.models]
+    return (gpus, models, [(c.type, c.status, c.reason) for c in status.conditions])

@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -57,6 +57,7 @@ class Options:
     ollama_repository: str
     ollama_digests: dict[str, str]
     fleet_namespaces: tuple[str, ...]
+    agents: bool
     workers: int
     namespace: str
     lease_name: str
@@ -87,6 +88,7 @@ def parse(arguments: Sequence[str]) -> Options:
         default=(),
         help="namespaces of agents and gateways, with commas; that of the operator is always one",
     )
+    add("--agents", action="store_true", help="every node has an agent: policy VRAM waits for its report")
     add("--workers", type=int, default=8, help="reconciles at the same time (default: %(default)s)")
     add(
         "--namespace",
@@ -264,12 +266,13 @@ class Operator:
             return datetime.now(UTC)
 
         observer, children = Observer(caches, PodServers()), Children(client)
+        pods = PodWriter(client, measurements.reports, events, now, agents=self.options.agents)
         deployments = OllamaDeploymentController(
             client=client,
             caches=caches,
             observer=observer,
             children=children,
-            pods=PodWriter(client, measurements.reports, now),
+            pods=pods,
             placer=Placer(client, caches, children, now),
             measurements=measurements,
             nodes=Nodes(caches, measurements.reports),
@@ -282,7 +285,7 @@ class Operator:
             fleet_namespaces=tuple({self.options.namespace, *self.options.fleet_namespaces}),
             now=now,
         )
-        forget_the_gone(caches, observer, children, deployments, measurements)
+        forget_the_gone(caches, children, deployments, (observer.forget, pods.forget, measurements.forget))
         model_sets = ModelSetController(
             client=client, model_sets=caches.model_sets, resolver=RegistryResolver(client), events=events, now=now
         )
@@ -306,12 +309,11 @@ async def _save(measurements: Measurements) -> None:
 
 def forget_the_gone(
     caches: Caches,
-    observer: Observer,
     children: Children,
     deployments: OllamaDeploymentController,
-    measurements: Measurements,
+    of_pods: Iterable[Callable[[str], None]],
 ) -> None:
-    """Free what is remembered of objects when they disappear."""
+    """Free what is remembered of objects when they disappear; ``of_pods`` are told of pods."""
 
     def gone(forget: Callable[[str], None]) -> Handler:
         def handler(old: Json | None, new: Json | None) -> None:
@@ -320,8 +322,8 @@ def forget_the_gone(
 
         return handler
 
-    caches.pods.add_handler(gone(observer.forget))
-    caches.pods.add_handler(gone(measurements.forget))
+    for forget in of_pods:
+        caches.pods.add_handler(gone(forget))
     caches.ollama_deployments.add_handler(gone(deployments.forget))
     for informer in caches.children():
         informer.add_handler(gone(children.forget))

@@ -66,7 +66,8 @@ async def run_shell(
         delay = backoff.delay(failures)
         logger.error("kopf ended", extra={"error": repr(shell.error), "retry_seconds": round(delay, 1)})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), delay)
+            async with asyncio.timeout(delay):
+                await stop.wait()
 
 
 class _Shell:
@@ -95,7 +96,8 @@ class _Shell:
                 task.cancel()
             self._request_stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._ended.wait()
 
     def _request_stop(self) -> None:
         self._stopping.set()

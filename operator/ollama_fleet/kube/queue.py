@@ -115,7 +115,9 @@ class WorkQueue:
             due = self.next_due()
             timeout = None if due is None else max(0.0, due - self._clock())
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                # Not wait_for: up to Python 3.11 it may swallow a cancellation, and the worker would never end.
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -50,12 +50,12 @@ class _Planner:
     def __init__(self, request: PlanRequest, version: Version, image: str, wants: Mapping[str, Want]) -> None:
         tuning, gpu = request.spec.tuning or TuningSpec(), request.spec.hardware.gpu
         self.request, self.version, self.image, self.tuning = request, version, image, tuning
-        shapes = _shapes(request)
+        known = shapes(request)
         gpus = gpu.count if gpu else 0
         self.wish = Wish(
             wants=wants,
-            slots={name: _asked(want, shapes) for name, want in wants.items()},
-            shapes=shapes,
+            slots={name: _asked(want, known) for name, want in wants.items()},
+            shapes=known,
             options=Options.of(tuning, version=version, gpus=gpus, measured=request.measured),
             parallel=tuning.num_parallel,
             kv_type=tuning.kv_cache_type,
@@ -134,7 +134,8 @@ def _asked(want: Want, shapes: Shapes) -> int:
     return 0 if want.slots == 0 and one > 1 else one
 
 
-def _shapes(request: PlanRequest) -> Shapes:
+def shapes(request: PlanRequest) -> Shapes:
+    """The models whose headers are known, by served name."""
     resolved = (model for view in request.model_sets.values() if view for model in view.status.models)
     return {model.name: from_document(model.header) for model in resolved if model.header}
 

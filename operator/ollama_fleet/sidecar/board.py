@@ -17,9 +17,11 @@ class Warmth:
 
     phase: ModelPhase = ModelPhase.PULLING
     digest: str | None = None
+    weights: str | None = None
     size: int = 0
     size_vram: int = 0
     context_length: int = 0
+    expires_at: str = ""
     load_seconds: float | None = None
     message: str = ""
     ready_once: bool = False
@@ -91,10 +93,19 @@ class Board:
         """Whether the pod should take traffic."""
         if self.config is None or self.ollama_version is None or self.draining or not self.applied_hash:
             return False
+        if not self.proved:
+            return False
         pinned = [self.warmth[model.name] for model in self.config.models if model.residency == "Pinned"]
         missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
         # A model that joins later must not take down a pod that serves the others.
         return not missing or (self._was_ready and not any(known.ready_once for known in missing))
+
+    @property
+    def proved(self) -> bool:
+        """Whether a model was loaded and answered, where no Pinned one has to."""
+        models = self.config.models if self.config else ()
+        pinned = any(model.residency == "Pinned" for model in models)
+        return pinned or self._was_ready or any(known.ready_once for known in self.warmth.values())
 
     def why_not(self) -> str:
         """One line for people: what the pod waits for."""
@@ -125,12 +136,14 @@ class Board:
                 name=model.name,
                 phase=known.phase,
                 digest=known.digest,
+                weights=known.weights,
                 slots=slots.count,
                 in_flight=slots.in_flight,
                 waiting=slots.waiting,
                 size=known.size,
                 size_vram=known.size_vram,
                 context_length=known.context_length,
+                expires_at=known.expires_at,
                 load_seconds=known.load_seconds,
                 message=known.message,
             )

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from ollama_fleet.relay.upstream import Upstream, UpstreamFailed
 _LIMIT_BYTES: Final = 16 * 2**20
 SETTLE_SECONDS: Final = 60.0
 """How long Ollama may take to give up a load."""
+_LAST_YEAR: Final = 2200
 
 
 class OllamaError(Exception):
@@ -27,6 +30,8 @@ class Resident:
     size: int
     size_vram: int
     context_length: int
+    expires_at: str
+    """RFC 3339 in UTC; empty for one that stays."""
 
 
 class Ollama:
@@ -119,7 +124,18 @@ def _resident(entry: Mapping[str, Any]) -> Resident:
         size_vram=int(entry.get("size_vram") or 0),
         # Ollama up to 0.24 may leave it out.
         context_length=int(entry.get("context_length") or 0),
+        expires_at=_expiry(str(entry.get("expires_at", ""))),
     )
+
+
+def _expiry(text: str) -> str:
+    """Ollama writes the year 2318 for a model that stays."""
+    try:
+        # More digits of a second than Python reads.
+        moment = datetime.fromisoformat(re.sub(r"\.\d+", "", text)).astimezone(UTC)
+    except ValueError:
+        return ""
+    return "" if moment.year > _LAST_YEAR else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _digest(text: str) -> str:

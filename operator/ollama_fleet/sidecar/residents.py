@@ -18,16 +18,23 @@ class Residents:
     def __init__(self, digests: Mapping[str, str] | None = None, *, models: Path = Path()) -> None:
         """``digests`` are those of the installed manifests by served name, ``models`` is the store they are in."""
         digests = digests or {}
-        weights = {name: _weights(models, name) for name in digests}
+        self._weights = {name: _weights(models, name) for name in digests}
         self._digests = {
-            name: (own, *(digests[other] for other in digests if other != name and weights[other] == weights[name]))
+            name: (own, *(digests[other] for other in digests if other != name and self._same(other, name)))
             for name, own in digests.items()
         }
+
+    def weights(self, name: str) -> str | None:
+        """Digest of the weights of a model (of their first file); None for one that is not installed."""
+        return next(iter(self._weights.get(name, ())), None)
 
     def find(self, name: str, resident: Iterable[Resident]) -> Resident | None:
         """The entry of a model, under its own digest if it is there; None when it is not in memory."""
         known = {entry.digest: entry for entry in resident}
         return next((known[digest] for digest in self._digests.get(name, ()) if digest in known), None)
+
+    def _same(self, one: str, other: str) -> bool:
+        return self._weights[one] == self._weights[other]
 
 
 def _weights(models: Path, name: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ SLOW_SECONDS: Final = 5.0
 """Between looks while all is well. A look is one ``/api/ps``: no slot, no prompt cache is touched."""
 LOOK_SECONDS: Final = 15.0
 """How long Ollama may take to say what is in memory; longer is a hang."""
+_NOWHERE: Final[dict[str, Any]] = {"size": 0, "size_vram": 0, "context_length": 0, "expires_at": ""}
 _RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -73,7 +74,8 @@ class Warmer:
             if digest is None:
                 self._board.update(model.name, phase=ModelPhase.PULLING, digest=None)
             elif known.digest != digest:
-                self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, message="")
+                weights = self._residents.weights(model.name)
+                self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, weights=weights, message="")
                 self._retry_at.pop(model.name, None)
         complete = all(model.name in digests for model in config.models)
         if complete:
@@ -147,7 +149,7 @@ class Warmer:
         if known.phase is ModelPhase.WARM:
             if found is None:
                 logger.warning("model left the memory", extra={"model": model.name})
-                self._board.update(model.name, phase=ModelPhase.CACHED, size=0, size_vram=0, context_length=0)
+                self._board.update(model.name, phase=ModelPhase.CACHED, **_NOWHERE)
             else:
                 self._measure(model, found)
         elif model.residency == "OnDemand" and known.phase is ModelPhase.CACHED and found is not None:
@@ -160,17 +162,21 @@ class Warmer:
             size=found.size,
             size_vram=found.size_vram,
             context_length=found.context_length,
+            expires_at=found.expires_at,
             **changes,
         )
 
     def _next(self) -> GroupModel | None:
-        """The Pinned model to load now: the configuration is ordered by priority."""
-        now = self._clock()
+        """The model to load now: the configuration is ordered by priority.
+
+        OnDemand ones are left to their clients; but where there are no others, one of them has to prove the server.
+        """
+        now, unproved = self._clock(), not self._board.proved
         for model in self._board.served:
             known = self._board.warmth[model.name]
             cold = known.phase in {ModelPhase.CACHED, ModelPhase.FAILED, ModelPhase.LOADING}
             due = now >= self._retry_at.get(model.name, 0.0) and model.name not in self._leaving
-            if model.residency == "Pinned" and cold and due:
+            if (model.residency == "Pinned" or unproved) and cold and due:
                 return model
         return None
 
@@ -239,5 +245,5 @@ class Warmer:
         board.ollama_version = None
         for name, known in board.warmth.items():
             if known.phase in {ModelPhase.WARM, ModelPhase.LOADING}:
-                board.update(name, phase=ModelPhase.CACHED, size=0, size_vram=0, context_length=0)
+                board.update(name, phase=ModelPhase.CACHED, **_NOWHERE)
         board.touch()

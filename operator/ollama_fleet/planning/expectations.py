@@ -1,0 +1,30 @@
+"""What a plan promises of the models of a group that runs, for those who hold it against what is measured. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollama_fleet.api.group import GroupConfig
+from ollama_fleet.planning.footprints import Options, Shapes, estimate_of
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """By model; one whose header is not known is in neither."""
+
+    planned: Mapping[str, int] = field(default_factory=dict)
+    """GPU bytes that it should take: what is expected, not the upper bound that admission counts with."""
+    contexts: Mapping[str, int] = field(default_factory=dict)
+    """Tokens per slot: never more than it was trained for, to which Ollama clips them."""
+
+
+def expect(config: GroupConfig, shapes: Shapes, options: Options) -> Expectation:
+    """For a group that runs with ``options``."""
+    planned, contexts = {}, {}
+    for model in config.models:
+        shape = shapes.get(model.name)
+        if shape is None:
+            continue
+        planned[model.name] = estimate_of(model, shape, options, parallel=config.num_parallel).total
+        if model.context_length:
+            contexts[model.name] = min(model.context_length, shape.context_length or model.context_length)
+    return Expectation(planned, contexts)

@@ -119,7 +119,10 @@ def test_gates() -> None:
 def test_gpus_are_asked_for_by_count_product_and_memory() -> None:
     gpu = {"gpu": {"count": 2, "products": ["NVIDIA-L4"], "minMemory": "24Gi"}}
     spec = pod(hardware=gpu)
-    assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
+    resources = spec["containers"][0]["resources"]
+    assert resources["limits"].keys() == {"nvidia.com/gpu", "memory"}
+    assert resources["limits"]["nvidia.com/gpu"] == "2"
+    assert resources["requests"].keys() == {"memory"}
     (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     product, memory = term["matchExpressions"]
     assert product == {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]}

@@ -115,6 +115,8 @@ def test_who_changes_a_model_s_own_wish_gets_what_fits_now() -> None:
     before = plan_deployment(wish(HEAVY))
     shorter = again(before, wish({**HEAVY, "contextLength": 8192}))
     assert slots(before)["g0"] < slots(shorter)["g0"] == 8
+    longer = again(before, wish({**HEAVY, "contextLength": 65536}))
+    assert 0 < slots(longer)["g0"] < slots(before)["g0"]
     fewer = again(before, wish({**HEAVY, "parallel": 2}))
     assert slots(fewer) == slots(before)
     assert fewer.groups[0].config.models[0].parallel == 2
@@ -248,3 +250,34 @@ def test_measured_loads_change_no_running_plan() -> None:
     after = again(before, replace(wish(HEAVY), measured=Calibration().record(key, 40 * GIB)))
     assert slots(after) == slots(before)
     assert after.groups[0].planned["llama3.1:8b"] > 39 * GIB
+
+
+def test_for_a_model_that_waits_nothing_that_runs_is_touched() -> None:
+    """An edit may move one model; nodes that change the wish for nobody may move none."""
+    models = [{"name": name, "contextLength": 4096, "parallel": 1} for name in ("a", "b", "large")]
+    shapes = {"a": shape_of("qwen2.5:7b"), "b": shape_of("qwen2.5:7b"), "large": shape_of("qwen2.5:14b")}
+    small = replace(L4, servers=2, usable=7 * GIB)
+    wide = replace(small, usable=13 * GIB)
+    before = plan_deployment(wish(*models, shapes=shapes, inventory=small))
+    assert layout(before) == {"g0": ["a"], "g1": ["b"]}
+    assert [problem.message.split()[0] for problem in before.left_out] == ["large"]
+    assert layout(again(before, wish(*models, shapes=shapes, inventory=wide))) == layout(before)
+    models[2]["priority"] = 9
+    edited = again(before, wish(*models, shapes=shapes, inventory=wide))
+    assert sorted(layout(edited).values()) == [["a", "b"], ["large"]]
+    assert edited.left_out == ()
+
+
+def test_a_model_whose_load_found_no_room_is_planned_with_fewer_slots() -> None:
+    before = plan_deployment(wish({**LLAMA, "parallel": 4}, tuning={"kvCacheType": "f16"}))
+    asked = wish({**LLAMA, "parallel": 4}, tuning={"kvCacheType": "f16"})
+    assert slots(before) == {"g0": 4}
+    for expected in (3, 2, 1):
+        (runs,) = previous(before)
+        before = plan_deployment(replace(asked, previous=(replace(runs, starved=frozenset({LLAMA["name"]})),)))
+        assert slots(before) == {"g0": expected}
+        assert again(before, asked) == before
+    (runs,) = previous(before)
+    starved = plan_deployment(replace(asked, previous=(replace(runs, starved=frozenset({LLAMA["name"]})),)))
+    assert starved.groups == ()
+    assert "found too little memory on every server" in starved.problems[0].message

@@ -137,6 +137,8 @@ class GroupRecord(Observed):
     memory_reason: str = ""
     wishes: dict[str, int] = Field(default_factory=dict)
     """Slots that each model asked for; 0 asks for as many as fit."""
+    waiting: dict[str, str] = Field(default_factory=dict)
+    """Hashes of what was asked for models of the deployment that found no place."""
     kv_type: str = "f16"
     spread: bool = False
     gpus: int = 0

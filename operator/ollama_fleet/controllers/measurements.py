@@ -7,10 +7,10 @@ from typing import Final
 
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
-from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.pods import PodView
 from ollama_fleet.controllers.reports import Reports
+from ollama_fleet.controllers.warmth import starved
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.planning.footprints import Options, calibration_key
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 NAME: Final = "ollama-fleet-calibration"
 _KEY: Final = "calibration.json"
 _MIB: Final = 2**20
-_NO_MEMORY: Final = ("out of memory", "failed to allocate", "unable to allocate")
-"""How both generations of Ollama say that a load found too little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Measurements:
         told = {model.name: model for model in observed.state.models} if observed.state else {}
         for model in config.models:
             found = told.get(model.name)
-            if found is None or found.phase is not ModelPhase.FAILED or not _no_memory(found.message):
+            if found is None or not starved(found):
                 continue
             if self._note(observed.pod, model.name, worked=False):
                 key = calibration_key(model, options, parallel=config.num_parallel, product=options.product)
@@ -146,7 +144,3 @@ def _shares(pod: PodView, report: NodeVRAMReportStatus, weights: str | None) -> 
         mine = [one for one in gpu.processes if one.pod == pod.reference and weights in {None, one.weights}]
         if mine:
             yield sum(one.used_mebibytes for one in mine) * _MIB, gpu.product
-
-
-def _no_memory(message: str) -> bool:
-    return any(words in message.lower() for words in _NO_MEMORY)

@@ -9,15 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ollama_fleet.api import names
-from ollama_fleet.api.group import GroupConfig
-from ollama_fleet.api.state import SidecarState
+from ollama_fleet.api.group import GroupConfig, GroupRecord
+from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.controllers import room
 from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod, owned
 from ollama_fleet.controllers.pods import PodView, trouble, view
 from ollama_fleet.controllers.podservers import PodServers
-from ollama_fleet.controllers.warmth import cold
+from ollama_fleet.controllers.warmth import cold, starved
 from ollama_fleet.manifests.prepull import LABEL_PULLS_FOR
+from ollama_fleet.manifests.rollout import environment_of
 
 Object = Mapping[str, Any]
 
@@ -79,6 +80,22 @@ class Observer:
             for group in sorted({*configs, *deployments})
         ]
 
+    def starved(self, owner: Object, records: Mapping[str, GroupRecord]) -> dict[str, frozenset[str]]:
+        """By group, the models that found too little memory on every server that tried to load them.
+
+        Servers that were not started as the group's record says are on their way out and prove nothing.
+        """
+        failed: dict[str, set[str]] = {}
+        loaded: dict[str, set[str]] = {}
+        for pod in self.caches.pods.by_index(BY_DEPLOYMENT, _key(owner)):
+            group = pod["metadata"]["labels"].get(names.LABEL_GROUP, "")
+            _, state = self._states.get(pod["metadata"]["uid"], ("", None))
+            if state is None or group not in records or not _started_as(pod, records[group]):
+                continue
+            failed.setdefault(group, set()).update(model.name for model in state.models if starved(model))
+            loaded.setdefault(group, set()).update(m.name for m in state.models if m.phase is ModelPhase.WARM)
+        return {group: frozenset(models - loaded[group]) for group, models in failed.items()}
+
     def crowded(self, owner: Object, *, now: datetime) -> frozenset[str]:
         """Groups whose rollout finds no room for a new server beside the old ones.
 
@@ -131,3 +148,7 @@ def _settled(pod: PodView, known: SidecarState, config: GroupConfig | None) -> b
 
 def _key(owner: Object) -> str:
     return f"{owner['metadata']['namespace']}/{owner['metadata']['name']}"
+
+
+def _started_as(pod: Object, record: GroupRecord) -> bool:
+    return environment_of(pod["spec"]["containers"]) == {one.name: one.value for one in record.environment}

@@ -135,13 +135,21 @@ class OllamaDeploymentController:
         metadata = live["metadata"]
         names_ = [reference.name for reference in spec.model_sets]
         crowded = self.observer.crowded(live, now=self.now())
+        records = {name: self._record(live, name) for name in in_force}
+        starved = self.observer.starved(live, records)
         return PlanRequest(
             namespace=metadata["namespace"],
             name=metadata["name"],
             spec=spec,
             model_sets={name: self._model_set(metadata["namespace"], name) for name in names_},
             previous=tuple(
-                PreviousGroup(name=name, config=config, crowded=name in crowded, record=self._record(live, name))
+                PreviousGroup(
+                    name=name,
+                    config=config,
+                    crowded=name in crowded,
+                    record=records[name],
+                    starved=starved.get(name, frozenset()),
+                )
                 for name, config in sorted(in_force.items())
             ),
             policy=self.policy,

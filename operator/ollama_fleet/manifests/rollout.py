@@ -7,7 +7,7 @@ template stays as it was first rendered.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ollama_fleet.api import names
@@ -53,14 +53,18 @@ def settle(rendered: dict[str, Any], *, wanted: str, live: Mapping[str, Any] | N
 def started(live: Mapping[str, Any]) -> GroupRecord:
     """What a Deployment of an operator that kept no records says of how its servers were started."""
     kept = live["metadata"].get("annotations", {}).get(names.ANNOTATION_TEMPLATE)
-    containers = json.loads(kept)["spec"]["containers"] if kept else []
-    ollama: Mapping[str, Any] = next((one for one in containers if one["name"] == names.CONTAINER_OLLAMA), {})
-    values = {entry["name"]: entry["value"] for entry in ollama.get("env", ())}
+    values = environment_of(json.loads(kept)["spec"]["containers"]) if kept else {}
     return GroupRecord(
         environment=tuple(Started(name=name, value=value, source="computed") for name, value in values.items()),
         kv_type=values.get("OLLAMA_KV_CACHE_TYPE", "f16"),
         spread=values.get("OLLAMA_SCHED_SPREAD") == "1",
     )
+
+
+def environment_of(containers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The variables of the Ollama container among those of a pod."""
+    ollama: Mapping[str, Any] = next((one for one in containers if one["name"] == names.CONTAINER_OLLAMA), {})
+    return {entry["name"]: entry.get("value", "") for entry in ollama.get("env", ())}
 
 
 def _pinned(group: Group) -> list[tuple[str, str, str]]:

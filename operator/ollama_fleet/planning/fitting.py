@@ -80,9 +80,13 @@ def left_out_at_best(house: House, *, servers: int) -> frozenset[str]:
     return frozenset(item.name for item in packing.left_out)
 
 
-def fit(house: House, previous: Sequence[PreviousGroup], *, servers: int) -> Fitting:
-    """As many slots as are wished for if all models fit with them, else as many as let most models fit."""
-    search = _Search(house, _items(house, previous), servers)
+def fit(house: House, previous: Sequence[PreviousGroup], *, servers: int, waiting: frozenset[str]) -> Fitting:
+    """As many slots as are wished for if all models fit with them, else as many as let most models fit.
+
+    For models that have been ``waiting`` nothing that runs is touched: what could be done for them has been done.
+    """
+    settled = {name for runs in house.running.values() for name in runs.settled}
+    search = _Search(house, _items(house, previous), servers, patient=house.wish.wants.keys() - settled <= waiting)
     packing, trial = search.best()
     groups = {
         name: search.settle(trial, name, frozenset(item.name for item in items))
@@ -96,6 +100,8 @@ class _Search:
     house: House
     items: Sequence[Item]
     servers: int
+    patient: bool
+    """Only the room that is left counts."""
 
     def best(self) -> tuple[Packing, Trial]:
         """The first way in which everybody has a place; else the one with the most important models in memory."""
@@ -107,6 +113,8 @@ class _Search:
             found.append(outcome)
         levels = levels_of(self.items)
         best = max(found, key=lambda one: one[0].worth(levels))
+        if self.patient:
+            return best
         least = _with(best[1], self._least, gentle=False)
         thorough = pack(self.items, least, servers=self.servers, move_budget=MOVE_BUDGET)
         return (thorough, least) if thorough.worth(levels) > best[0].worth(levels) else best
@@ -138,7 +146,7 @@ class _Search:
         spreads = (wish.spread or False,) if wish.spread is not None or house.server.gpus < 2 else (False, True)
         caches = house.caches(())
         top = wish.top(wish.wants)
-        for gentle in (True, False) if house.running else (True,):
+        for gentle in (True, False) if house.running and not self.patient else (True,):
             for kv_type in caches:
                 for spread in spreads:
                     yield Trial(house, top, kv_type, spread, gentle)

@@ -36,6 +36,8 @@ class Common:
     options: Options
     wishes: Mapping[str, int]
     """Slots that each model asks for; 0 for as many as fit."""
+    waiting: Mapping[str, str]
+    """Models without a place, with hashes of what was asked for them."""
     inventory: Inventory | None
     """What new groups were sized with, where something was."""
 
@@ -156,6 +158,7 @@ def _record(common: Common, basis: Basis, environment: Sequence[Setting], memory
         memory_limit=memory.limit,
         memory_reason=memory.reason,
         wishes=_wishes(common, basis.models),
+        waiting=dict(common.waiting),
         kv_type=basis.mode.kv_type,
         spread=basis.mode.spread,
         gpus=common.options.gpus,

@@ -21,7 +21,7 @@ from ollama_fleet.planning.profiles import PROFILES
 from ollama_fleet.planning.remedies import Situation, refusal
 from ollama_fleet.planning.request import PlanRequest
 from ollama_fleet.planning.rooms import House, Wish
-from ollama_fleet.planning.running import Running, Want, running
+from ollama_fleet.planning.running import Running, Want, running, waiting
 from ollama_fleet.planning.scheduler import ServerShape
 from ollama_fleet.planning.versions import DEFAULT, Version
 from ollama_fleet.sizing.portable import from_document
@@ -87,7 +87,8 @@ class _Planner:
     def _fitted(self, house: House, inventory: Inventory) -> Plan:
         previous = self.request.previous
         servers = max(len(previous), inventory.servers // max(1, replicas(self.request.spec)), 1)
-        fitting = fit(house, previous, servers=servers)
+        waited = waiting(previous, house.wish.wants)
+        fitting = fit(house, previous, servers=servers, waiting=waited)
         situation = Situation(house, fitting, inventory, servers=servers)
         left_out = tuple(refusal(name, situation) for name in fitting.left_out)
         before = {model.name for group in previous for model in group.config.models}
@@ -110,6 +111,7 @@ class _Planner:
             shapes=wish.shapes,
             options=wish.options,
             wishes={name: want.slots for name, want in wish.wants.items()},
+            waiting={name: wish.wants[name].key for name in fitting.left_out},
             inventory=inventory,
         )
         groups = tuple(

@@ -91,6 +91,11 @@ class _Case:
         house, name = self.situation.house, self.name
         mode = Mode(house.wish.parallel or 1, house.wish.options.kv_type, bool(house.wish.spread))
         wanted = house.footprint(name, mode)
+        if any(name in runs.starved for runs in house.running.values()):
+            return (
+                f"{name} found too little memory on every server though {amount(wanted.whole)} of a GPU are planned "
+                "for it: something else uses the GPU, or it takes more than was estimated"
+            )
         context = self.want.model.context_length
         load = f"with {context} tokens of context and {mode.parallel} slot{'s' if mode.parallel > 1 else ''}"
         closest = min(

@@ -51,6 +51,8 @@ class PreviousGroup:
     crowded: bool = False
     """A rollout found no room for a new server beside the old ones."""
     record: GroupRecord = field(default_factory=GroupRecord)
+    starved: frozenset[str] = frozenset()
+    """Models that found too little memory on every server that tried to load them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ class House:
         return found
 
     def _holds(self, names: frozenset[str], mode: Mode) -> bool:
+        if any(runs.failed_with(names, mode) for runs in self.running.values()):
+            return False
         wants = self.wish.wants
         pinned = [name for name in names if wants[name].model.residency == "Pinned"]
         guests = [name for name in names if wants[name].model.residency != "Pinned"]
@@ -152,9 +154,11 @@ class Trial:
         newcomers = names - runs.members
         # Who asks for more slots than the servers have wants them started anew.
         asks = max(wish.top(names & runs.members - runs.settled), wish.needed(newcomers))
-        if self.gentle and newcomers:
+        # Servers on which nobody runs as wished may start anew: their name is worth more than what they run with.
+        gentle = self.gentle and not names.isdisjoint(runs.settled)
+        if gentle and newcomers:
             return runs.mode if asks <= runs.mode.parallel else None
-        if self.gentle and asks <= runs.mode.parallel:
+        if gentle and asks <= runs.mode.parallel:
             return runs.mode
         most = max(runs.mode.parallel, min(wish.top(names), asks))
         kv_type = runs.mode.kv_type if runs.mode.kv_type != wish.options.kv_type else self._cache(names)

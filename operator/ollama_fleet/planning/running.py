@@ -1,5 +1,7 @@
 """What runs now, as far as a new plan must respect it."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +20,14 @@ class Want:
     slots: int
     """Requests at once; 0 asks for as many as fit."""
 
+    @property
+    def key(self) -> str:
+        """Hash of everything for which a place is looked for."""
+        model = self.model
+        parts = [model.manifest_digest, model.context_length, model.residency, model.modelfile.adapter]
+        wire = json.dumps([*parts, self.slots, model.priority])
+        return hashlib.sha256(wire.encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -33,6 +43,13 @@ class Running:
     """Whether its plan knew how large its GPUs are."""
     product: str = ""
     """Of those GPUs."""
+    starved: frozenset[str] = frozenset()
+    """Models that found too little memory on every server: so as it runs, it does not fit."""
+
+    def failed_with(self, names: frozenset[str], mode: Mode) -> bool:
+        """Whether it was tried to hold as much and there was too little memory."""
+        alike = (mode.kv_type, mode.spread) == (self.mode.kv_type, self.mode.spread)
+        return bool(self.starved) and alike and mode.parallel >= self.mode.parallel and names >= self.members
 
 
 def running(
@@ -50,11 +67,27 @@ def running(
         if _starts_anew(group, mode, tuning, generation=generation, gpus=gpus):
             continue
         members = {model.name: model for model in group.config.models if model.name in wants}
-        settled = frozenset(name for name, model in members.items() if _same(model, wants[name], group))
+        same = (name for name, model in members.items() if _same(model, wants[name], group))
+        # Where a load found no room, the figures have changed since the plan was made.
+        settled = frozenset(same) - group.starved
         # A record that knows no choices stands for one that an earlier version did not write.
         sized = gpus > 0 and bool(group.record.usable or not group.record.choices)
-        found[group.name] = Running(group.name, mode, frozenset(members), settled, sized, group.record.product)
+        found[group.name] = Running(
+            name=group.name,
+            mode=mode,
+            members=frozenset(members),
+            settled=settled,
+            sized=sized,
+            product=group.record.product,
+            starved=group.starved & members.keys(),
+        )
     return found
+
+
+def waiting(previous: Iterable[PreviousGroup], wants: Mapping[str, Want]) -> frozenset[str]:
+    """Models for which an earlier plan found no place, and of which nothing has changed since."""
+    noted = {name: key for group in previous for name, key in group.record.waiting.items()}
+    return frozenset(name for name, want in wants.items() if noted.get(name) == want.key)
 
 
 def mode_of(group: PreviousGroup) -> Mode:

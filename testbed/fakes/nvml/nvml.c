@@ -1,4 +1,5 @@
-/* A libnvidia-ml.so.1 whose GPUs stand in a file: $FAKE_NVML_STATE, read again whenever it was replaced.
+/* A libnvidia-ml.so.1 whose GPUs stand in a file, read again whenever it was replaced: $FAKE_NVML_STATE, or where the
+ * container runtime of a node with GPUs puts it.
  *
  * One record per line, fields separated by blanks; the last field of gpu and mig runs to the end of the line.
  *
@@ -10,6 +11,8 @@
  *   mig INDEX SLOT UUID TOTAL RESERVED USED PRODUCT
  *   process INDEX SLOT PID BYTES  SLOT -1 is the whole GPU; BYTES -1 is "not available"
  *   xid SERIAL INDEX CODE         an event; serials grow
+ *
+ * Other records are for other readers.
  */
 #define NVML_NO_UNVERSIONED_FUNC_DEFS
 #include <nvml.h>
@@ -29,6 +32,7 @@
 #define SETS 64
 #define NAME 96
 #define LINE 512
+#define DEFAULT_STATE "/run/fake-nvidia/driver"
 
 typedef struct {
     int there;
@@ -104,7 +108,8 @@ static void parse(State *to, FILE *from) {
 static int refresh(void) {
     const char *path = getenv("FAKE_NVML_STATE");
     struct stat now;
-    if (path == NULL || stat(path, &now) != 0) return 0;
+    if (path == NULL) path = DEFAULT_STATE;
+    if (stat(path, &now) != 0) return 0;
     if (now.st_ino == read_from.st_ino && now.st_mtim.tv_sec == read_from.st_mtim.tv_sec &&
         now.st_mtim.tv_nsec == read_from.st_mtim.tv_nsec)
         return 1;

@@ -26,7 +26,7 @@ def unmount(root: Path) -> None:
 
 
 def share(root: Path) -> None:
-    """Make a directory a mount of its own that other mount namespaces share: a mount below it, made in any, is in all."""
+    """Make a directory a mount that namespaces made from now on share: what any of them mounts below it, all have."""
     if root not in below(root):
         subprocess.run(["mount", "--bind", str(root), str(root)], check=True)
     subprocess.run(["mount", "--make-shared", str(root)], check=True)

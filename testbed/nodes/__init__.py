@@ -72,6 +72,7 @@ def load(nodes: Iterable[Node], images: Iterable[Image]) -> None:
 def power_off(state: Path, node: Node) -> None:
     """What a loss of power leaves of a node: its files, and nothing that runs. ``up`` starts it again."""
     processes = Processes(nodes_state(state))
+    processes.kill(f"gpus-{node.number}")
     processes.kill(f"kubelet-{node.number}")
     cgroups.kill(node.network)
     processes.kill(f"containerd-{node.number}")
@@ -84,6 +85,7 @@ def down(state: Path) -> None:
     nodes = list(made_nodes(state))
     processes.stop("kube-proxy")
     for node in nodes:
+        processes.stop(f"gpus-{node.number}")
         processes.stop(f"kubelet-{node.number}")
         cgroups.kill(node.network)
         processes.stop(f"containerd-{node.number}")

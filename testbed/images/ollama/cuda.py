@@ -1,10 +1,11 @@
 #!/usr/bin/python3 -I
-"""``llama-server`` that believes to be on the GPUs which its container was given: it computes on the CPU as before.
+"""Stands in the place of ``llama-server`` and puts the GPUs of the fake driver into what the real one prints.
 
-Ollama from 0.30 on knows of GPUs only what llama-server prints: ``--list-devices`` names them, and the lines about buffers
-say where a model is. This stands in its place, starts the real one, and puts the fake driver's GPUs into what it prints.
-What the model takes is told to the fake driver, as CUDA would: the numbers stand in a memory file at a place among the
-file descriptors where the simulator looks.
+Ollama from 0.30 on knows of GPUs only by that: ``--list-devices`` names them, and lines of the log say in which memory
+the buffers of a model are. So it schedules and reports as on a GPU, while the real llama-server computes on the CPU.
+What the model takes is told to the fake driver, as CUDA would do: it stands in a memory file whose place among the file
+descriptors the simulator knows. Where the driver shows no GPU, or CUDA does not start, nothing is put in: Ollama then
+falls back to the CPU without a word, as it does on real machines.
 
 It runs with the Python of the image, without this project.
 """
@@ -27,7 +28,7 @@ _BUFFER = re.compile(rb"(\w+):\s+(\S+) (model|KV|compute|output|RS) buffer size 
 _LAYERS = re.compile(rb"offloaded \d+/(\d+) layers to GPU")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Gpu:
     """As CUDA shows it."""
 
@@ -68,25 +69,25 @@ def devices(found: list[Gpu]) -> Iterator[str]:
         yield f"  CUDA{index}: {gpu.product} ({gpu.total >> 20} MiB, {gpu.free >> 20} MiB free)"
 
 
-@dataclass
 class Disguise:
     """Rewrites the log of a load: its buffers are on CUDA0."""
 
-    buffers: dict[tuple[bytes, ...], float]
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[bytes, ...], float] = {}
 
     def line(self, line: bytes) -> bytes:
         """One line, rewritten."""
         found = _BUFFER.search(line)
         if found:
             # Ollama too lets a later line about the same buffer count.
-            self.buffers[found[1], found[2], found[3]] = float(found[4])
+            self._buffers[found[1], found[2], found[3]] = float(found[4])
             return line[: found.start(2)] + b"CUDA0" + line[found.end(2) :]
         return _LAYERS.sub(rb"offloaded \1/\1 layers to GPU", line)
 
     @property
     def bytes(self) -> int:
         """In all buffers."""
-        return int(sum(self.buffers.values()) * 2**20)
+        return int(sum(self._buffers.values()) * 2**20)
 
 
 def main() -> None:
@@ -121,7 +122,7 @@ def _visible() -> list[Gpu]:
 
 
 def _rewrite(reader: int, allocations: int) -> None:
-    disguise = Disguise({})
+    disguise = Disguise()
     with open(reader, "rb") as log:
         for line in log:
             os.write(1, disguise.line(line))

@@ -53,7 +53,8 @@ class Running:
 
 @pytest.fixture
 async def kubelet(tmp_path: Path) -> AsyncIterator[Path]:
-    async with FakeKubelet(tmp_path / "kubelet.sock", {"team/chat-0": ["GPU-fake-2"]}) as kubelet:
+    given = {"team/chat-0": ["GPU-fake-2"], "team/chat-1": ["GPU-fake-1"]}
+    async with FakeKubelet(tmp_path / "kubelet.sock", given) as kubelet:
         yield kubelet.socket
 
 
@@ -66,10 +67,12 @@ async def agent(tmp_path: Path, kubelet: Path) -> AsyncIterator[Running]:
     (proc / "77" / "cgroup").write_text(f"0::/kubepods/burstable/pod{UID}/{'c' * 64}\n")
     (proc / "meminfo").write_text("MemTotal: 131072000 kB\nMemAvailable: 65536000 kB\n")
     (tmp_path / "token").write_text("secret-token")
-    write(state, eight(used=GIB))
+    driver = eight(used=GIB)
+    one = replace(driver.gpus[1], processes=(Process(77, GIB),))
+    write(state, replace(driver, gpus=(driver.gpus[0], one, *driver.gpus[2:])))
     (port,) = free_ports(1)
     async with AgentApi() as api:
-        api.pods = [pod("chat-0", uid=UID)]
+        api.pods, api.list_seconds = [pod("chat-0", uid=UID)], 0.3
         options = {
             "node": "node-1",
             "bind": "127.0.0.1",
@@ -109,7 +112,6 @@ async def test_memory_is_attributed_to_pods(agent: Running) -> None:
         gpu = gpus(status)["GPU-fake-2"]
         return gpu["pods"] == ["team/chat-0"] and any(process["pod"] for process in gpu["processes"])
 
-    # The kubelet, the pods and the driver are asked side by side: the first report may lack one of them.
     found = await agent.until(attributed)
     gpu = gpus(found)["GPU-fake-2"]
     assert (gpu["usedMebibytes"], gpu["totalMebibytes"], gpu["memorySource"]) == (40960, 81920, "nvml")
@@ -122,6 +124,16 @@ async def test_memory_is_attributed_to_pods(agent: Running) -> None:
     assert condition(found) == ("True", "Observed")
     assert condition(found, "Attributed") == ("True", "PodsKnown")
     assert set(agent.api.tokens) == {"Bearer secret-token"}
+
+
+async def test_the_first_report_is_whole(agent: Running) -> None:
+    """One that lacks pods or models would take servers out of service whenever an agent starts."""
+    first = await agent.until(lambda _: True)
+    gpu = gpus(first)["GPU-fake-1"]
+    assert gpu["pods"] == ["team/chat-1"]
+    assert [process["pod"] for process in gpu["processes"]] == ["team/chat-0"]
+    assert condition(first, "Attributed") == ("True", "PodsKnown")
+    assert condition(first) == ("True", "Observed")
 
 
 async def test_a_lost_gpu_is_told_at_once_and_writes_do_not_overlap(agent: Running) -> None:

@@ -1,5 +1,6 @@
 """One cluster for all end-to-end tests: real nodes, a real registry with tiny models, the operator from its chart."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -16,7 +17,9 @@ import yaml
 from testbed import nodes
 from testbed.build import ensure
 from testbed.controlplane import ControlPlane
-from testbed.images import Image, ensure_ollama, ensure_product
+from testbed.fakes.gpus import RUNTIME_CLASS, Hardware, NodeGpus
+from testbed.fakes.nvml import MIB, Driver, Gpu
+from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
 from testbed.paths import ROOT, STATE
 from testbed.registry import Registry
@@ -24,6 +27,10 @@ from testbed.registry import Registry
 _STATE = STATE / "e2e"
 VERSIONS = ("0.24.0", "0.32.3")
 OPERATOR_NAMESPACE = "ollama-fleet"
+AGENT_NAMESPACE = "ollama-fleet-agent"
+"""Of the chart's presets that need more than an ordinary pod."""
+ON_GPUS = f"localhost/ollama-on-gpus:{VERSIONS[-1]}"
+"""Image of the Ollama that believes to be on the fake GPUs."""
 
 _numbers = itertools.count(1)
 
@@ -143,6 +150,7 @@ def fleet() -> Iterator[Fleet]:
     """The cluster, up for the whole run."""
     product = ensure_product()
     images = [product, *(ensure_ollama(version, ensure(f"ollama-{version}")) for version in VERSIONS)]
+    images.append(ensure_ollama_on_gpus(VERSIONS[-1], ensure(f"ollama-{VERSIONS[-1]}")))
     _down()
     plane = ControlPlane(_STATE, nodes.address(_STATE))
     plane.up()
@@ -160,8 +168,8 @@ def fleet() -> Iterator[Fleet]:
         _down()
 
 
-def install(fleet: Fleet) -> None:
-    """Install or upgrade the chart and wait for its operator."""
+def install(fleet: Fleet, **values: str) -> None:
+    """Install or upgrade the chart and wait until everything of it is ready; ``values`` have ``__`` for dots."""
     repository, _, tag = fleet.product.name.rpartition(":")
     command = [
         *(str(ensure("helm") / "bin" / "helm"), "upgrade", "--install", "ollama-fleet"),
@@ -171,8 +179,7 @@ def install(fleet: Fleet) -> None:
         "--set-string=ollama.repository=localhost/ollama",
         # Built here: it has another digest than the image that is published for the version.
         "--set=ollama.digests=null",
-        # Each node of the test bed has a kubelet directory of its own.
-        "--set-string=agent.preset=minimal",
+        *(f"--set-string={name.replace('__', '.')}={value}" for name, value in values.items()),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + why_not_ready(fleet)
@@ -189,6 +196,17 @@ def why_not_ready(fleet: Fleet) -> str:
     return "\n".join(told)
 
 
+@contextlib.contextmanager
+def made_namespace(fleet: Fleet, test: str) -> Iterator[str]:
+    """A namespace with restricted Pod Security."""
+    words = "".join(c if c.isalnum() else "-" for c in test.lower().removeprefix("test_"))
+    name = f"t{next(_numbers)}-{words[:30].strip('-')}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    fleet.run("delete", "namespace", name, "--wait=false")
+
+
 def _down() -> None:
     nodes.down(_STATE)
     ControlPlane(_STATE).down()
@@ -198,15 +216,30 @@ def _down() -> None:
 @pytest.fixture
 def namespace(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, with restricted Pod Security."""
-    words = "".join(c if c.isalnum() else "-" for c in request.node.name.lower().removeprefix("test_"))
-    name = f"t{next(_numbers)}-{words[:30].strip('-')}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    fleet.run("delete", "namespace", name, "--wait=false")
+    with made_namespace(fleet, request.node.name) as name:
+        yield name
 
 
 @pytest.fixture
 def state_directory() -> Path:
     """Where the cluster keeps its files."""
     return _STATE
+
+
+def cards(node: nodes.Node) -> Hardware:
+    """Two GPUs for a node."""
+    gpus = (Gpu(f"GPU-{node.name}-{index}", "NVIDIA L4", total=23034 * MIB, reserved=458 * MIB) for index in range(2))
+    return Hardware(Driver(tuple(gpus)))
+
+
+@pytest.fixture(scope="module")
+def gpus(fleet: Fleet) -> Iterator[dict[str, NodeGpus]]:
+    """GPUs on both nodes, by node, and agents that see everything."""
+    found = {node.name: NodeGpus(fleet.plane, node) for node in fleet.made}
+    for node in fleet.made:
+        found[node.name].up(cards(node))
+    install(fleet, agent__preset="full", agent__runtimeClassName=RUNTIME_CLASS)
+    yield found
+    install(fleet)
+    for one in found.values():
+        one.down()

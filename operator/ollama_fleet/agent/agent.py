@@ -1,6 +1,7 @@
 """The agent's loops: look at the GPUs each second, ask kubelet and sidecars beside it, write what changed."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 KUBELET_SECONDS: Final = 5.0
 SIDECAR_SECONDS: Final = 2.0
+FIRST_SECONDS: Final = 5.0
+"""How long the first report waits for pods, kubelet and sidecars."""
 _STUCK_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 120.0
 _NO_HOST_PID: Final = "the agent runs without hostPID: memory is known per GPU, not per process and pod"
@@ -70,9 +73,17 @@ class Agent:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.pods.run())
+            await self.meet()
             tasks.create_task(self._every(KUBELET_SECONDS, self.ask_kubelet))
             tasks.create_task(self._every(SIDECAR_SECONDS, self.ask_sidecars))
             tasks.create_task(self._every(self.interval, self.look))
+
+    async def meet(self) -> None:
+        """Ask everybody once. A report without it would say that the models of this node have left memory."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SECONDS):
+                await asyncio.gather(self.pods.listed.wait(), self.ask_kubelet())
+                await self.ask_sidecars()
 
     async def look(self) -> None:
         """Look at everything once, and start a write if one is due."""

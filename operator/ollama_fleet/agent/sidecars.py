@@ -37,17 +37,17 @@ class Sidecars:
     clock: Callable[[], float] = time.monotonic
     _answers: dict[str, _Answer] = field(default_factory=dict)
     """By UID of the pod."""
-    _clients: dict[str, HttpClient] = field(default_factory=dict)
-    """By UID of the pod: connections are kept, for making them is most of the work."""
+    _clients: dict[Pod, HttpClient] = field(default_factory=dict)
+    """Connections are kept, for making them is most of the work. A pod's address changes when its node restarts."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def ask(self, pods: Iterable[Pod]) -> None:
         """Ask all pods that have an address, in about two seconds at the worst for up to 16 of them."""
         asked = [pod for pod in pods if pod.ip]
-        here = {pod.uid for pod in asked}
-        for uid in self._clients.keys() - here:
-            self._clients.pop(uid).close()
-            self._answers.pop(uid, None)
+        for pod in self._clients.keys() - {*asked}:
+            self._clients.pop(pod).close()
+        for uid in self._answers.keys() - {pod.uid for pod in asked}:
+            del self._answers[uid]
         await asyncio.gather(*(self._ask(pod) for pod in asked))
 
     def resident(self) -> tuple[ResidentModel, ...]:
@@ -62,7 +62,7 @@ class Sidecars:
         self._clients.clear()
 
     async def _ask(self, pod: Pod) -> None:
-        client = self._clients.setdefault(pod.uid, HttpClient(Origin(pod.ip, self.port)))
+        client = self._clients.setdefault(pod, HttpClient(Origin(pod.ip, self.port)))
         try:
             async with self._turns:
                 answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)

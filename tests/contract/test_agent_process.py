@@ -20,6 +20,8 @@ from testbed.fakes.kubelet import FakeKubelet
 from testbed.fakes.nvml import GIB, Driver, Process, eight, environment, write
 from testbed.ports import free_ports
 
+NODE = "pid:[4026531836]"
+"""The node's own PID namespace."""
 UID = "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"
 
 
@@ -52,17 +54,17 @@ class Running:
 
 
 @pytest.fixture
-async def kubelet(tmp_path: Path) -> AsyncIterator[Path]:
+async def kubelet(tmp_path: Path) -> AsyncIterator[FakeKubelet]:
     given = {"team/chat-0": ["GPU-fake-2"], "team/chat-1": ["GPU-fake-1"]}
     async with FakeKubelet(tmp_path / "kubelet.sock", given) as kubelet:
-        yield kubelet.socket
+        yield kubelet
 
 
 @pytest.fixture
-async def agent(tmp_path: Path, kubelet: Path) -> AsyncIterator[Running]:
+async def agent(tmp_path: Path, kubelet: FakeKubelet, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     proc, state = tmp_path / "proc", tmp_path / "driver"
     (proc / "self" / "ns").mkdir(parents=True)
-    (proc / "self" / "ns" / "pid").symlink_to("pid:[4026531836]")
+    (proc / "self" / "ns" / "pid").symlink_to(getattr(request, "param", NODE))
     (proc / "77").mkdir()
     (proc / "77" / "cgroup").write_text(f"0::/kubepods/burstable/pod{UID}/{'c' * 64}\n")
     (proc / "meminfo").write_text("MemTotal: 131072000 kB\nMemAvailable: 65536000 kB\n")
@@ -79,7 +81,7 @@ async def agent(tmp_path: Path, kubelet: Path) -> AsyncIterator[Running]:
             "port": port,
             "api-server": api.url,
             "token-file": tmp_path / "token",
-            "kubelet-socket": kubelet,
+            "kubelet-socket": kubelet.socket,
             "proc": proc,
             "interval": 0.2,
         }
@@ -162,12 +164,18 @@ async def test_one_gpu_that_hangs_leaves_the_others_live(agent: Running) -> None
     assert (await agent.get("/healthz"))[0] == 200
 
 
+@pytest.mark.parametrize("agent", ["pid:[4026532222]"], indirect=True, ids=["in a namespace of its own"])
 async def test_without_the_nodes_processes_it_says_so(agent: Running) -> None:
-    (agent.proc / "self" / "ns" / "pid").unlink()
-    (agent.proc / "self" / "ns" / "pid").symlink_to("pid:[4026532222]")
     agent.show(Driver((replace(eight().gpus[0], used=5 * GIB, processes=(Process(77, 5 * GIB),)),)))
     found = await agent.until(lambda status: condition(status, "Attributed") == ("False", "HostPIDOff"))
     assert {one["pod"] for gpu in found["gpus"] for one in gpu["processes"]} <= {""}
+
+
+async def test_a_pod_that_comes_is_looked_up_with_the_kubelet_at_once(agent: Running, kubelet: FakeKubelet) -> None:
+    await agent.until(lambda _: True)
+    kubelet.given["team/chat-5"] = ["GPU-fake-5"]
+    agent.api.tell("ADDED", pod("chat-5", uid="5"))
+    await agent.until(lambda status: gpus(status)["GPU-fake-5"]["pods"] == ["team/chat-5"], seconds=5)
 
 
 async def test_probes_and_metrics(agent: Running) -> None:
@@ -181,6 +189,7 @@ async def test_probes_and_metrics(agent: Running) -> None:
     assert re.search(r'ollama_fleet_gpu_info\{.*product="NVIDIA H100 80GB HBM3".*\} 1.0', text)
     assert 'ollama_fleet_report_writes_total{outcome="ok",reason="first"} 1.0' in text
     assert "ollama_fleet_gpu_temperature_celsius" in text
+    assert 'ollama_fleet_gpu_ecc_uncorrected_errors_total{uuid="GPU-fake-3"} 0.0' in text
 
 
 async def test_a_server_that_refuses_is_asked_again(agent: Running) -> None:

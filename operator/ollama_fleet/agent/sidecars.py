@@ -26,6 +26,7 @@ _MAX_PER_POD: Final = 64
 @dataclass(frozen=True, slots=True)
 class _Answer:
     at: float
+    body: bytes
     models: tuple[ResidentModel, ...]
 
 
@@ -67,10 +68,17 @@ class Sidecars:
             async with self._turns:
                 answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)
             if answer.status == 200:
-                state = SidecarState.model_validate_json(answer.body)
-                self._answers[pod.uid] = _Answer(self.clock(), resident(pod, state))
+                self._answers[pod.uid] = _Answer(self.clock(), answer.body, self._read(pod, answer.body))
         except (HttpFailed, ValidationError):
             pass  # silence: what it said before counts for a while
+
+
+    def _read(self, pod: Pod, body: bytes) -> tuple[ResidentModel, ...]:
+        """Most answers are those of the time before."""
+        known = self._answers.get(pod.uid)
+        if known is not None and known.body == body:
+            return known.models
+        return resident(pod, SidecarState.model_validate_json(body))
 
 
 def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:

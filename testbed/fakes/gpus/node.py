@@ -63,9 +63,10 @@ class NodeGpus:
         self.show(wanted)
 
     def show(self, wanted: Hardware) -> None:
-        """Other hardware, also other devices, from now on; waits until the node offers what is healthy of it."""
+        """Other hardware from now on, for which the driver is loaded anew; waits until the node offers it."""
         self._label(hardware.labels(wanted))
-        hardware.write(self._places.hardware, wanted)
+        reloads = self.hardware.driver.reloads + 1
+        hardware.write(self._places.hardware, replace(wanted, driver=replace(wanted.driver, reloads=reloads)))
         offered = {
             resource: sum(one.healthy for one in devices) for resource, devices in hardware.offers(wanted).items()
         }

@@ -5,6 +5,7 @@
  *
  *   driver VERSION
  *   init CODE                     what nvmlInit returns
+ *   events CODE                   what nvmlDeviceRegisterEvents returns
  *   memory_v2 CODE                what nvmlDeviceGetMemoryInfo_v2 returns, as drivers without it do
  *   reloads N                     another N than at nvmlInit: everything is UNINITIALIZED until the next nvmlInit
  *   gpu INDEX UUID ERROR HANG_MS MEMORY_CODE MIG TOTAL RESERVED USED UTIL CELSIUS MILLIWATT ECC REMAP_FAILED PRODUCT
@@ -49,7 +50,7 @@ typedef struct {
 
 typedef struct {
     char driver[NAME];
-    int init, memory_v2, gpus, processes, xids;
+    int init, events, memory_v2, gpus, processes, xids;
     long long reloads;
     Gpu gpu[GPUS];
     struct { int gpu, slot; unsigned pid; long long bytes; } process[PROCESSES];
@@ -74,6 +75,7 @@ static void parse(State *to, FILE *from) {
         Gpu one = {0};
         Memory part = {.there = 1};
         if (sscanf(line, "driver %95s", to->driver) == 1 || sscanf(line, "init %d", &to->init) == 1 ||
+            sscanf(line, "events %d", &to->events) == 1 ||
             sscanf(line, "memory_v2 %d", &to->memory_v2) == 1 || sscanf(line, "reloads %lld", &to->reloads) == 1)
             continue;
         if (sscanf(line, "gpu %d %95s %d %u %d %d %llu %llu %llu %u %u %u %llu %d %95[^\n]", &index, uuid, &one.error,
@@ -399,11 +401,13 @@ nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) {
 }
 
 nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
+    State copy;
     Device found;
     nvmlReturn_t code = whole(device, &found);
     ptrdiff_t n = (char *)set - (char *)sets;
     (void)types;
-    if (code != NVML_SUCCESS) return code;
+    if (code != NVML_SUCCESS || (code = driver(&copy)) != NVML_SUCCESS) return code;
+    if (copy.events) return (nvmlReturn_t)copy.events;
     sets[(size_t)n / sizeof sets[0]].gpus |= 1U << found.index;
     return NVML_SUCCESS;
 }

@@ -17,19 +17,19 @@ import yaml
 from testbed import nodes
 from testbed.build import ensure
 from testbed.controlplane import ControlPlane
-from testbed.fakes.gpus import RUNTIME_CLASS, Hardware, NodeGpus
-from testbed.fakes.nvml import MIB, Driver, Gpu
+from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
 from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
+from testbed.ollama_process import ON_GPUS as GPU_VERSION
+from testbed.ollama_process import VERSIONS
 from testbed.paths import ROOT, STATE
 from testbed.registry import Registry
 
 _STATE = STATE / "e2e"
-VERSIONS = ("0.24.0", "0.32.3")
 OPERATOR_NAMESPACE = "ollama-fleet"
 AGENT_NAMESPACE = "ollama-fleet-agent"
 """Of the chart's presets that need more than an ordinary pod."""
-ON_GPUS = f"localhost/ollama-on-gpus:{VERSIONS[-1]}"
+ON_GPUS = f"localhost/ollama-on-gpus:{GPU_VERSION}"
 """Image of the Ollama that believes to be on the fake GPUs."""
 
 _numbers = itertools.count(1)
@@ -150,7 +150,7 @@ def fleet() -> Iterator[Fleet]:
     """The cluster, up for the whole run."""
     product = ensure_product()
     images = [product, *(ensure_ollama(version, ensure(f"ollama-{version}")) for version in VERSIONS)]
-    images.append(ensure_ollama_on_gpus(VERSIONS[-1], ensure(f"ollama-{VERSIONS[-1]}")))
+    images.append(ensure_ollama_on_gpus(GPU_VERSION, ensure(f"ollama-{GPU_VERSION}")))
     _down()
     plane = ControlPlane(_STATE, nodes.address(_STATE))
     plane.up()
@@ -226,18 +226,12 @@ def state_directory() -> Path:
     return _STATE
 
 
-def cards(node: nodes.Node) -> Hardware:
-    """Two GPUs for a node."""
-    gpus = (Gpu(f"GPU-{node.name}-{index}", "NVIDIA L4", total=23034 * MIB, reserved=458 * MIB) for index in range(2))
-    return Hardware(Driver(tuple(gpus)))
-
-
 @pytest.fixture(scope="module")
 def gpus(fleet: Fleet) -> Iterator[dict[str, NodeGpus]]:
-    """GPUs on both nodes, by node, and agents that see everything."""
+    """Two GPUs on each node, by node, and agents that see everything."""
     found = {node.name: NodeGpus(fleet.plane, node) for node in fleet.made}
     for node in fleet.made:
-        found[node.name].up(cards(node))
+        found[node.name].up(cards(node.name, 2))
     install(fleet, agent__preset="full", agent__runtimeClassName=RUNTIME_CLASS)
     yield found
     install(fleet)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ollama_fleet.api import names
 from testbed.fakes.gpus import RUNTIME_CLASS
-from tests.e2e.conftest import ON_GPUS, VERSIONS, Fleet, deployment, made_namespace
+from tests.e2e.conftest import GPU_VERSION, ON_GPUS, Fleet, deployment, made_namespace
 
 CHAT = {"name": "chat", "contextLength": 2048}
 
@@ -19,7 +19,7 @@ def on_gpus(namespace: str, *, node: str = "", gpu: dict[str, Any] | None = None
     placement = {"runtimeClassName": RUNTIME_CLASS, **selector}
     hardware = {"gpu": {"count": 1, **(gpu or {})}}
     wish: dict[str, Any] = {"hardware": hardware, "placement": placement}
-    return deployment(namespace, version=VERSIONS[-1], image=ON_GPUS, **wish, **spec)
+    return deployment(namespace, version=GPU_VERSION, image=ON_GPUS, **wish, **spec)
 
 
 @dataclass(frozen=True, slots=True)

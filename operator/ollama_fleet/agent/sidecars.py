@@ -72,7 +72,6 @@ class Sidecars:
         except (HttpFailed, ValidationError):
             pass  # silence: what it said before counts for a while
 
-
     def _read(self, pod: Pod, body: bytes) -> tuple[ResidentModel, ...]:
         """Most answers are those of the time before."""
         known = self._answers.get(pod.uid)

@@ -9,7 +9,7 @@
 split, or a program that nobody knows takes memory.
 """
 
-from testbed.fakes.gpus.hardware import Hardware
+from testbed.fakes.gpus.hardware import Hardware, cards
 from testbed.fakes.gpus.node import RUNTIME_CLASS, NodeGpus
 
-__all__ = ["RUNTIME_CLASS", "Hardware", "NodeGpus"]
+__all__ = ["RUNTIME_CLASS", "Hardware", "NodeGpus", "cards"]

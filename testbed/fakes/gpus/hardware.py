@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,12 @@ class Offer:
 
 
 _FORM: Final = TypeAdapter(Hardware)
+
+
+def cards(node: str, count: int) -> Hardware:
+    """GPUs of one kind for a node, ``GPU-NODE-0`` and so on."""
+    gpu = Gpu("", "NVIDIA L4", total=23034 * MIB, reserved=458 * MIB)
+    return Hardware(Driver(tuple(replace(gpu, uuid=f"GPU-{node}-{index}") for index in range(count))))
 
 
 def read(path: Path) -> Hardware:

@@ -48,6 +48,8 @@ class Fleet:
     registry: Registry
     made: tuple[nodes.Node, ...]
     product: Image
+    gpus: dict[str, NodeGpus]
+    """By node: each has two to begin with."""
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """kubectl; its output."""
@@ -161,15 +163,18 @@ def fleet() -> Iterator[Fleet]:
         registry.up()
         for model in ("chat", "chat-large", "embed", "qwen"):
             into_registry(image(model), registry.url, f"library/{model}")
-        found = Fleet(plane, registry, tuple(made), product)
+        gpus = {node.name: NodeGpus(plane, node) for node in made}
+        for name, one in gpus.items():
+            one.up(cards(name, 2))
+        found = Fleet(plane, registry, tuple(made), product, gpus)
         install(found)
         yield found
     finally:
         _down()
 
 
-def install(fleet: Fleet, **values: str) -> None:
-    """Install or upgrade the chart and wait until everything of it is ready; ``values`` have ``__`` for dots."""
+def install(fleet: Fleet, *, agents: str = "full") -> None:
+    """Install or upgrade the chart, with this preset of the agents, and wait until everything of it is ready."""
     repository, _, tag = fleet.product.name.rpartition(":")
     command = [
         *(str(ensure("helm") / "bin" / "helm"), "upgrade", "--install", "ollama-fleet"),
@@ -179,7 +184,7 @@ def install(fleet: Fleet, **values: str) -> None:
         "--set-string=ollama.repository=localhost/ollama",
         # Built here: it has another digest than the image that is published for the version.
         "--set=ollama.digests=null",
-        *(f"--set-string={name.replace('__', '.')}={value}" for name, value in values.items()),
+        *(f"--set-string=agent.preset={agents}", f"--set-string=agent.runtimeClassName={RUNTIME_CLASS}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + why_not_ready(fleet)
@@ -224,16 +229,3 @@ def namespace(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
 def state_directory() -> Path:
     """Where the cluster keeps its files."""
     return _STATE
-
-
-@pytest.fixture(scope="module")
-def gpus(fleet: Fleet) -> Iterator[dict[str, NodeGpus]]:
-    """Two GPUs on each node, by node, and agents that see everything."""
-    found = {node.name: NodeGpus(fleet.plane, node) for node in fleet.made}
-    for node in fleet.made:
-        found[node.name].up(cards(node.name, 2))
-    install(fleet, agent__preset="full", agent__runtimeClassName=RUNTIME_CLASS)
-    yield found
-    install(fleet)
-    for one in found.values():
-        one.down()

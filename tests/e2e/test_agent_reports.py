@@ -35,7 +35,8 @@ def test_each_node_reports_and_shows_what_its_pods_have_in_memory(fleet: Fleet, 
     for node in nodes:
         status = fleet.json("get", "nodevramreport", node)["status"]
         ready = next(entry for entry in status["conditions"] if entry["type"] == "Ready")
-        assert (ready["status"], ready["reason"]) == ("True", "NoGPUFound")
+        assert (ready["status"], ready["reason"]) == ("True", "Observed")
+        assert status["summary"]["gpus"] == "2/2"
         assert status["memoryMebibytes"] > 0
     fleet.run("delete", "od", "chat", "-n", namespace)
     fleet.wait("it is gone from the report", lambda: not models(), seconds=60)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from testbed.fakes.gpus import NodeGpus
 from testbed.fakes.gpus.simulator import CONTEXT
 from testbed.fakes.nvml import GIB, MIB, Process, Xid
 from tests.e2e.conftest import AGENT_NAMESPACE, Fleet, model_set
@@ -29,11 +28,9 @@ from tests.e2e.test_first_light import tokens
 
 pytestmark = pytest.mark.e2e
 
-Gpus = dict[str, NodeGpus]
-
 
 @pytest.fixture(scope="module")
-def served(fleet: Fleet, gpus: Gpus) -> Iterator[list[Server]]:
+def served(fleet: Fleet) -> Iterator[list[Server]]:
     """Two servers, on a node each."""
     with gpu_namespace(fleet, "test_gpus") as namespace:
         fleet.apply(model_set(fleet, namespace, CHAT), on_gpus(namespace, replicas=2))
@@ -67,7 +64,7 @@ def test_the_report_tells_gpu_pod_process_and_model(served: list[Server]) -> Non
         assert condition(one.report(), "Attributed") == ("True", "PodsKnown")
 
 
-def test_the_scheduler_counts_gpus(fleet: Fleet, gpus: Gpus, served: list[Server]) -> None:
+def test_the_scheduler_counts_gpus(fleet: Fleet, served: list[Server]) -> None:
     used = {one.devices()[0]["uuid"] for one in served}
     with gpu_namespace(fleet, "test_scheduler") as namespace:
         fleet.apply(model_set(fleet, namespace, CHAT), on_gpus(namespace, replicas=3))
@@ -77,7 +74,7 @@ def test_the_scheduler_counts_gpus(fleet: Fleet, gpus: Gpus, served: list[Server
         assert len(pending) == 1
         assert "Insufficient nvidia.com/gpu" in json.dumps(pending[0]["status"]["conditions"])
         more = {gpu["uuid"] for one in servers(fleet, namespace) for gpu in one.devices()}
-        assert more | used == {gpu.uuid for one in gpus.values() for gpu in one.hardware.driver.gpus}
+        assert more | used == {gpu.uuid for one in fleet.gpus.values() for gpu in one.hardware.driver.gpus}
 
 
 def _ready(one: Server) -> bool:
@@ -86,16 +83,14 @@ def _ready(one: Server) -> bool:
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "lost": ({"error": 15}, "GPULost"),
-    "needs a reset": ({"error": 16}, "ResetRequired"),
     "hangs": ({"hang_seconds": 60.0}, "Unresponsive"),
-    "rows cannot be replaced": ({"remap_failed": True}, "RowRemapFailed"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_sick_gpu_closes_the_gate_within_ten_seconds(fleet: Fleet, gpus: Gpus, server: Server, fault: str) -> None:
+def test_a_sick_gpu_closes_the_gate_within_ten_seconds(fleet: Fleet, server: Server, fault: str) -> None:
     changes, reason = FAULTS[fault]
-    node = gpus[server.node]
+    node = fleet.gpus[server.node]
     index = server.devices()[0]["index"]
     before = node.hardware.driver.gpus[index]
     node.change(index, **changes)
@@ -119,14 +114,14 @@ def condition_of(fleet: Fleet, server: Server) -> dict[str, str]:
     return fleet.condition("od", "chat", server.namespace, "Ready")
 
 
-def test_an_error_of_the_gpu_counts_until_the_driver_is_reloaded(fleet: Fleet, gpus: Gpus, server: Server) -> None:
-    node, index = gpus[server.node], server.devices()[0]["index"]
+def test_an_error_of_the_gpu_counts_until_the_driver_is_reloaded(fleet: Fleet, server: Server) -> None:
+    node, index = fleet.gpus[server.node], server.devices()[0]["index"]
     node.set_driver(xids=(Xid(serial=1, gpu=index, code=31),))
     node.set_driver(xids=(Xid(serial=1, gpu=index, code=31), Xid(serial=2, gpu=index, code=79)))
     print(f"XID 79: gate closed after {server.wait_gate('False', 'GPUUnhealthy', seconds=10):.1f} s")
     assert "XID 79" in server.condition("ollamafleet.io/vram-resident")["message"]
     fleet.wait("the node offers one GPU less", lambda: allocatable(fleet, server.node) == "1", seconds=10)
-    node.set_driver(xids=(), reloads=1)
+    node.reload_driver(xids=())
     print(f"driver reloaded: gate open after {server.wait_gate('True', 'Resident'):.1f} s")
     fleet.wait("the node offers both GPUs", lambda: allocatable(fleet, server.node) == "2", seconds=10)
 
@@ -138,10 +133,10 @@ def allocatable(fleet: Fleet, node: str) -> str:
 
 
 def test_a_silent_fall_back_to_the_cpu_takes_the_server_out_of_service(
-    fleet: Fleet, gpus: Gpus, served: list[Server], server: Server
+    fleet: Fleet, served: list[Server], server: Server
 ) -> None:
     """CUDA does not start any more, as in containers that lost their devices; the driver sees nothing wrong."""
-    node = gpus[server.node]
+    node = fleet.gpus[server.node]
     node.set_driver(cuda_code=999)
     (process,) = server.processes()
     os.kill(process["pid"], signal.SIGKILL)
@@ -162,9 +157,9 @@ def test_a_silent_fall_back_to_the_cpu_takes_the_server_out_of_service(
     print(f"CUDA works again: gate open after {server.wait_gate('True', 'Resident'):.1f} s")
 
 
-def test_memory_that_nobody_knows_is_reported_and_blamed_on_no_pod(gpus: Gpus, served: list[Server]) -> None:
+def test_memory_that_nobody_knows_is_reported_and_blamed_on_no_pod(fleet: Fleet, served: list[Server]) -> None:
     one = served[1]
-    node, (gpu,) = gpus[one.node], one.devices()
+    node, (gpu,) = fleet.gpus[one.node], one.devices()
     before = node.hardware.driver.gpus[gpu["index"]]
     mine = one.processes()
     foreign = Process(os.getpid(), 9 * GIB)

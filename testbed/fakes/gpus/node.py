@@ -87,6 +87,10 @@ class NodeGpus:
         wanted = self.hardware
         hardware.write(self._places.hardware, replace(wanted, driver=replace(wanted.driver, **changes)))
 
+    def reload_driver(self, **changes: Any) -> None:
+        """The same, and programs have to start the library again."""
+        self.set_driver(reloads=self.hardware.driver.reloads + 1, **changes)
+
     def down(self) -> None:
         """Take them away: no device is offered, and containers that have the library see no driver."""
         self._processes.stop(self._name)

@@ -12,9 +12,10 @@ from typing import Final
 from testbed import crds, nodes
 from testbed.build import KUBERNETES, RECIPES, BuildFailed, ensure, seconds_to_build
 from testbed.controlplane import ControlPlane, NotReady
-from testbed.images import ensure_base, ensure_ollama, ensure_pause, ensure_product
+from testbed.fakes.gpus import NodeGpus, cards
+from testbed.images import ensure_base, ensure_ollama, ensure_ollama_on_gpus, ensure_pause, ensure_product
 from testbed.kwok import SimulatedNodes
-from testbed.ollama_process import VERSIONS
+from testbed.ollama_process import ON_GPUS, VERSIONS
 from testbed.packages import NotInstalled
 from testbed.paths import STATE
 from testbed.processes import Process
@@ -53,6 +54,7 @@ def _prepare(_: argparse.Namespace) -> int:
         _prepared("pause image", lambda: ensure_pause().archive),
         _prepared("product image", lambda: ensure_product().archive),
         *(_prepared(f"Ollama {version} image", partial(_ollama_image, version)) for version in VERSIONS),
+        _prepared(f"Ollama {ON_GPUS} on GPUs image", lambda: ensure_ollama_on_gpus(ON_GPUS, _ollama(ON_GPUS)).archive),
     ]
     _table(("WHAT", "FROM", "SECONDS", "SECONDS TO COMPILE"), [*programs, *((*image, "") for image in images)])
     return 0
@@ -65,7 +67,11 @@ def _prepared(what: str, make: Callable[[], Path]) -> tuple[str, str, str]:
 
 
 def _ollama_image(version: str) -> Path:
-    return ensure_ollama(version, ensure(f"ollama-{version}")).archive
+    return ensure_ollama(version, _ollama(version)).archive
+
+
+def _ollama(version: str) -> Path:
+    return ensure(f"ollama-{version}")
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -81,7 +87,11 @@ def _up(options: argparse.Namespace) -> int:
             Registry(plane.processes, state, address=address).up()
     if real:
         with step(f"{options.nodes} real node(s)"):
-            nodes.up(plane, count=options.nodes)
+            made = nodes.up(plane, count=options.nodes)
+        if options.gpus:
+            with step(f"{options.gpus} fake GPU(s) on each"):
+                for node in made:
+                    NodeGpus(plane, node).up(cards(node.name, options.gpus))
     if options.level == "kwok":
         with step(f"{options.nodes} simulated node(s)"):
             _simulate(plane, options.nodes)
@@ -146,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     up = _with_id(commands.add_parser("up", help="start a test bed, or what does not run of it"))
     up.add_argument("--level", choices=_LEVELS, default=_LEVELS[0], help="how much of it (default: %(default)s)")
     up.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the levels kwok and nodes (default: 1)")
+    up.add_argument("--gpus", type=int, default=0, metavar="N", help="fake GPUs on each node of level nodes")
     up.add_argument("--kubernetes", choices=_minors(), default=KUBERNETES, help="minor (default: %(default)s)")
     up.add_argument("--registry", action="store_true", help="also a registry")
     up.set_defaults(run=_up)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,13 @@ def unmount(root: Path) -> None:
     for point in below(root):
         if library.umount2(os.fsencode(point), _DETACH):
             raise OSError(ctypes.get_errno(), "cannot unmount", str(point))
+
+
+def share(root: Path) -> None:
+    """Make a directory a mount that namespaces made from now on share: what any of them mounts below it, all have."""
+    if root not in below(root):
+        subprocess.run(["mount", "--bind", str(root), str(root)], check=True)
+    subprocess.run(["mount", "--make-shared", str(root)], check=True)
 
 
 def remove_tree(root: Path) -> None:

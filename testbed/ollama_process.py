@@ -17,6 +17,8 @@ from testbed.ports import free_ports
 
 VERSIONS: Final = ("0.24.0", "0.32.3")
 """One of each generation."""
+ON_GPUS: Final = VERSIONS[1]
+"""The one that can be made to believe in fake GPUs."""
 
 _START_SECONDS: Final = 60.0
 

@@ -3,6 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.fakes.gpus import NodeGpus
+
+
+@dataclass(frozen=True, slots=True)
+class DemoGpus:
+    """Fake GPUs of the cluster's node."""
+
+    node: NodeGpus
+    image: str
+    """Of the Ollama that believes in them."""
+
 
 @dataclass(frozen=True, slots=True)
 class DemoCluster:
@@ -17,4 +28,6 @@ class DemoCluster:
     """Registry of the demo's model, empty for Ollama's own."""
     model: str
     """Reference of the model in that registry."""
+    gpus: DemoGpus | None
+    """None where the nodes cannot be given any."""
     down: str = "make down"

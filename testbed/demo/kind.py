@@ -45,6 +45,7 @@ def up(ollama_version: str) -> DemoCluster:
         ollama_version=ollama_version,
         registry="",
         model=_MODEL,
+        gpus=None,
     )
 
 

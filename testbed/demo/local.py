@@ -6,9 +6,11 @@ from typing import Final
 from testbed import nodes
 from testbed.build import ensure
 from testbed.controlplane import ControlPlane
-from testbed.demo.cluster import DemoCluster
-from testbed.images import ensure_ollama, ensure_product
+from testbed.demo.cluster import DemoCluster, DemoGpus
+from testbed.fakes.gpus import NodeGpus, cards
+from testbed.images import ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
+from testbed.ollama_process import ON_GPUS
 from testbed.paths import STATE
 from testbed.registry import Registry
 from testbed.say import step
@@ -22,15 +24,20 @@ _MODEL: Final = "chat"
 def up(ollama_version: str) -> DemoCluster:
     """Build what is missing and start what does not run."""
     with step("programs (compiled on the first run)"):
-        for name in ("kubernetes-1.37", "helm", "registry", f"ollama-{ollama_version}"):
+        for name in ("kubernetes-1.37", "helm", "registry", "fake-nvml", f"ollama-{ollama_version}"):
             ensure(name)
     with step("images"):
         images = [ensure_product(), ensure_ollama(ollama_version, ensure(f"ollama-{ollama_version}"))]
+        on_gpus = ensure_ollama_on_gpus(ON_GPUS, ensure(f"ollama-{ON_GPUS}"))
     plane = ControlPlane(_STATE, nodes.address(_STATE))
     with step("control plane"):
         plane.up()
     with step("node"):
-        nodes.load(nodes.up(plane), images)
+        (node,) = nodes.up(plane)
+        nodes.load([node], [*images, on_gpus])
+    gpus = NodeGpus(plane, node)
+    with step("fake GPUs"):
+        gpus.up(cards(node.name, 2))
     registry = Registry(plane.processes, _STATE, address=plane.address)
     with step("registry with a tiny model"):
         registry.up()
@@ -43,6 +50,7 @@ def up(ollama_version: str) -> DemoCluster:
         ollama_version=ollama_version,
         registry=registry.host,
         model=_MODEL,
+        gpus=DemoGpus(gpus, on_gpus.name),
     )
 
 

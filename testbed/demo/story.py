@@ -10,16 +10,15 @@ from typing import Any, Final
 import yaml
 
 from testbed.demo.cluster import DemoCluster
+from testbed.demo.gpus import on_a_gpu
+from testbed.demo.kubectl import command, kubectl, run, show, wait_ready
+from testbed.fakes.gpus import RUNTIME_CLASS
 from testbed.paths import ROOT
 from testbed.say import say, step
 
 _NAMESPACE: Final = "ollama-fleet"
 _PROMPT: Final = "What do you do?"
 _TOKENS: Final = 24
-_READY_SECONDS: Final = 900
-"""Pulling a real model through a slow line included."""
-_STALLED_SECONDS: Final = 60
-"""A stall that lasts this long does not pass by itself."""
 
 
 def tell(cluster: DemoCluster) -> None:
@@ -28,16 +27,20 @@ def tell(cluster: DemoCluster) -> None:
         _install(cluster)
     say("\n$ kubectl apply -f -  # a ModelSet and an OllamaDeployment")
     applied = time.monotonic()
-    _kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(manifests(cluster)))
+    kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(manifests(cluster)))
     with step("ready"):
-        _wait_ready(cluster)
+        wait_ready(cluster, "chat")
     say(f'\n$ curl http://chat-g0:11434/api/generate -d \'{{"model": "chat", "prompt": "{_PROMPT}"}}\'')
     first = _ask(cluster)
     say(f"\n  kubectl apply to first token: {first - applied:.1f} s\n")
     ours = ("-l", "app.kubernetes.io/managed-by=ollama-fleet")
-    for command in (("get", "od,mset"), ("get", "nvr"), ("get", "pods,services", *ours)):
-        say(f"$ kubectl {' '.join(command)}")
-        say(_kubectl(cluster, *command))
+    show(cluster, "get", "od,mset")
+    show(cluster, "get", "pods,services", *ours)
+    if cluster.gpus is None:
+        show(cluster, "get", "nvr")
+        say("A server on a GPU is not shown: this cluster's node has none, and only the test bed's own can play one.\n")
+    else:
+        on_a_gpu(cluster, cluster.gpus)
     say(f"look around: export KUBECONFIG={cluster.kubeconfig}\nremove it all: {cluster.down}")
 
 
@@ -70,36 +73,16 @@ def _install(cluster: DemoCluster) -> None:
         "image.tag": tag,
         "ollama.repository": cluster.ollama_repository,
         "operator.logFormat": "text",
-        "agent.preset": "minimal",
+        "agent.preset": "full" if cluster.gpus else "minimal",
+        "agent.runtimeClassName": RUNTIME_CLASS if cluster.gpus else "",
     }
     chart = str(ROOT / "charts" / "ollama-fleet")
-    command = [str(cluster.helm), "upgrade", "--install", "ollama-fleet", chart, "--wait", "--timeout", "5m"]
-    command += ["--namespace", _NAMESPACE, "--create-namespace", "--kubeconfig", str(cluster.kubeconfig)]
+    arguments = [str(cluster.helm), "upgrade", "--install", "ollama-fleet", chart, "--wait", "--timeout", "5m"]
+    arguments += ["--namespace", _NAMESPACE, "--create-namespace", "--kubeconfig", str(cluster.kubeconfig)]
     if cluster.ollama_repository.startswith("localhost/"):
         # Built here: it has another digest than the image that is published for the version.
-        command.append("--set=ollama.digests=null")
-    _run([*command, *(f"--set-string={key}={value}" for key, value in values.items())])
-
-
-def _wait_ready(cluster: DemoCluster) -> None:
-    """Show what the status says until it says Ready. Raises RuntimeError with its last word."""
-    started, stalled_at, shown = time.monotonic(), None, ""
-    while time.monotonic() - started < _READY_SECONDS:
-        status = json.loads(_kubectl(cluster, "get", "ollamadeployment/chat", "-o", "json")).get("status", {})
-        held = {entry["type"]: entry for entry in status.get("conditions", ())}
-        ready = held.get("Ready", {})
-        words = f"{ready.get('reason', 'Waiting')}: {ready.get('message', 'for the operator')}"
-        if ready.get("status") == "True":
-            return
-        if ready.get("reason", "") != shown:
-            shown = ready.get("reason", "")
-            say(f"    {words}")
-        if held.get("Stalled", {}).get("status") != "True":
-            stalled_at = None
-        elif time.monotonic() - (stalled_at := stalled_at or time.monotonic()) > _STALLED_SECONDS:
-            break
-        time.sleep(0.5)
-    raise RuntimeError(f"the model is not served.\n{words}\nlook around: export KUBECONFIG={cluster.kubeconfig}")
+        arguments.append("--set=ollama.digests=null")
+    run([*arguments, *(f"--set-string={key}={value}" for key, value in values.items())])
 
 
 def _ask(cluster: DemoCluster) -> float:
@@ -119,7 +102,7 @@ def _ask(cluster: DemoCluster) -> float:
 
 def _stream(cluster: DemoCluster, body: str) -> Iterator[str]:
     """Ask from inside the cluster, through the Service, as an application would."""
-    address = _kubectl(cluster, "get", "service", "chat-g0", "-o", "jsonpath={.spec.clusterIP}")
+    address = kubectl(cluster, "get", "service", "chat-g0", "-o", "jsonpath={.spec.clusterIP}")
     program = (
         "import sys, time, urllib.request as u\n"
         "request = u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'})\n"
@@ -132,24 +115,9 @@ def _stream(cluster: DemoCluster, body: str) -> Iterator[str]:
     )
     python = "/opt/ollama-fleet/bin/python"
     pod = ["exec", "deploy/ollama-fleet", "--namespace", _NAMESPACE, "--", python, "-c", program]
-    command = _command(cluster, *pod, f"http://{address}:11434/api/generate", body)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    line = command(cluster, *pod, f"http://{address}:11434/api/generate", body)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield from process.stdout
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-
-
-def _command(cluster: DemoCluster, *arguments: str) -> list[str]:
-    return ["kubectl", "--kubeconfig", str(cluster.kubeconfig), *arguments]
-
-
-def _kubectl(cluster: DemoCluster, *arguments: str, stdin: str | None = None) -> str:
-    return _run(_command(cluster, *arguments), stdin=stdin)
-
-
-def _run(command: list[str], *, stdin: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[:6])} ... failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+        raise subprocess.CalledProcessError(process.returncode, line)

@@ -23,6 +23,8 @@ class AgentApi:
         self.slices: list[dict[str, Any]] = []
         self.refuse = 0
         """Status of every answer to a write, 0 for none."""
+        self.list_seconds = 0.0
+        """How long a list of pods takes."""
         self.slow: asyncio.Event | None = None
         """Writes wait for it."""
         self.under_way = 0
@@ -98,6 +100,7 @@ class AgentApi:
     async def _pods(self, request: web.Request) -> web.StreamResponse:
         self._note(request)
         if "watch" not in request.query:
+            await asyncio.sleep(self.list_seconds)
             return web.json_response({"metadata": {"resourceVersion": "7"}, "items": self.pods})
         assert request.query["resourceVersion"] == "7"
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -39,11 +39,20 @@ def ensure_product() -> Image:
 
 def ensure_ollama(version: str, built: Path) -> Image:
     """Ollama from a directory with ``bin/ollama`` and, from 0.30 on, ``lib/ollama/``."""
-    name = f"localhost/ollama:{version}"
+    return _ollama(f"ollama:{version}", built, _link_engine)
+
+
+def ensure_ollama_on_gpus(version: str, built: Path) -> Image:
+    """The same (from 0.30 on), believing to be on the fake GPUs that its container was given: see ``cuda.py``."""
+    return _ollama(f"ollama-on-gpus:{version}", built, _disguise_engine)
+
+
+def _ollama(name: str, built: Path, fill: Callable[[Path, Path], None]) -> Image:
     base = ensure_base()
-    tag = key([_HERE / "ollama" / "Dockerfile"], salt=f"{base.name} {built.name}")
-    archive = IMAGES / f"ollama-{version}-{tag}.tar"
-    return Image(name, cached(archive, f"Ollama {version} image", partial(_make_ollama, name, base, built)))
+    tag = key([_HERE / "ollama"], salt=f"{base.name} {built.name}")
+    archive = IMAGES / f"{name.replace(':', '-')}-{tag}.tar"
+    full = f"localhost/{name}"
+    return Image(full, cached(archive, f"image {name}", partial(_make_ollama, full, base, built, fill)))
 
 
 def _make_product(name: str, base: Path, archive: Path) -> None:
@@ -64,20 +73,29 @@ def _build_product(name: str, base: Path, archive: Path, wheels: Path) -> None:
         path.unlink()
 
 
-def _make_ollama(name: str, base: Path, built: Path, archive: Path) -> None:
+def _make_ollama(name: str, base: Path, built: Path, fill: Callable[[Path, Path], None], archive: Path) -> None:
     with tempfile.TemporaryDirectory(dir=IMAGES, prefix="ollama-") as scratch:
         context = Path(scratch)
         (context / "bin").mkdir()
         os.link(built / "bin" / "ollama", context / "bin" / "ollama")
-        engine = built / "lib" / "ollama"
-        if engine.is_dir():
-            shutil.copytree(engine, context / "lib", copy_function=os.link)
-        else:
-            (context / "lib").mkdir()
+        fill(built / "lib" / "ollama", context / "lib")
         shutil.copy2(_HERE / "ollama" / "Dockerfile", context)
         with locked(_STORE):
             _bud(context, name, {"BASE": _loaded(base)})
             _export(name, archive)
+
+
+def _link_engine(engine: Path, target: Path) -> None:
+    if engine.is_dir():
+        shutil.copytree(engine, target, copy_function=os.link)
+    else:
+        target.mkdir()
+
+
+def _disguise_engine(engine: Path, target: Path) -> None:
+    (target / "engine").mkdir(parents=True)
+    os.link(engine / "llama-server", target / "engine" / "llama-server")
+    shutil.copy2(_HERE / "ollama" / "cuda.py", target / "llama-server")
 
 
 def _wheels() -> Path:

@@ -15,7 +15,7 @@ from testbed.images import Image, ensure_pause
 from testbed.journal import Journal
 from testbed.nodes import cgroups, journal, kubelet, rules, runtime
 from testbed.nodes.leaks import Snapshot, leaks, snapshot
-from testbed.nodes.node import API_ADDRESS, HOST_LINK, Node, made_nodes, nodes_of, nodes_state
+from testbed.nodes.node import API_ADDRESS, HOST_LINK, KUBELET_DIRECTORY, Node, made_nodes, nodes_of, nodes_state
 from testbed.paths import STATE
 from testbed.processes import Processes
 
@@ -72,6 +72,7 @@ def load(nodes: Iterable[Node], images: Iterable[Image]) -> None:
 def power_off(state: Path, node: Node) -> None:
     """What a loss of power leaves of a node: its files, and nothing that runs. ``up`` starts it again."""
     processes = Processes(nodes_state(state))
+    processes.kill(f"gpus-{node.number}")
     processes.kill(f"kubelet-{node.number}")
     cgroups.kill(node.network)
     processes.kill(f"containerd-{node.number}")
@@ -84,6 +85,7 @@ def down(state: Path) -> None:
     nodes = list(made_nodes(state))
     processes.stop("kube-proxy")
     for node in nodes:
+        processes.stop(f"gpus-{node.number}")
         processes.stop(f"kubelet-{node.number}")
         cgroups.kill(node.network)
         processes.stop(f"containerd-{node.number}")
@@ -101,7 +103,9 @@ def _prepare(state: Path, nodes: list[Node]) -> None:
         record.record(journal.CNI_RESULTS, node.network)
         record.record(journal.CGROUP, node.network)
         cgroups.make(node.network)
-        node.directory.mkdir(parents=True, exist_ok=True)
+        node.kubelet_root.mkdir(parents=True, exist_ok=True)
+        mounts.share(node.directory)
+    KUBELET_DIRECTORY.mkdir(parents=True, exist_ok=True)
     _ensure_link([API_ADDRESS, *(node.address for node in nodes)])
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     rules.add()

@@ -25,15 +25,14 @@ def start_kubelet(node: Node, cluster: ControlPlane, processes: Processes) -> No
     write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
     processes.start(
         f"kubelet-{node.number}",
-        [
+        node.inside(
             _binary(cluster, "kubelet"),
             f"--config={config}",
             f"--kubeconfig={kubeconfig}",
-            f"--root-dir={node.kubelet_root}",
             f"--cert-dir={node.directory / 'pki'}",
             f"--hostname-override={node.name}",
             f"--node-ip={node.address}",
-        ],
+        ),
     )
 
 
@@ -100,6 +99,8 @@ def _kubelet_config(node: Node) -> dict[str, Any]:
         "address": node.address,
         "port": KUBELET_PORT,
         "healthzBindAddress": node.address,
+        # Devices come and go in tests; nobody should wait ten seconds for the node to show it.
+        "nodeStatusUpdateFrequency": "1s",
         # Only pods and processes of this machine reach the address.
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},

@@ -10,6 +10,16 @@ API_ADDRESS: Final = "10.245.0.1"
 HOST_LINK: Final = "oft-host"
 """Carries the addresses of the API server and the nodes: a machine may have no other than loopback."""
 KUBELET_PORT: Final = 10250
+KUBELET_DIRECTORY: Final = Path("/var/lib/kubelet")
+"""Where each node sees its kubelet's files."""
+
+
+# Where a machine shares its mounts, the node's must not get out: the mount that holds the directory is parted first.
+_INSIDE: Final = f"""
+mount --make-private "$(findmnt --noheadings --output=TARGET --target={KUBELET_DIRECTORY})"
+mount --rbind "$0" {KUBELET_DIRECTORY}
+exec "$@"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +57,25 @@ class Node:
 
     @property
     def kubelet_root(self) -> Path:
-        """The kubelet's ``--root-dir``: ``plugins_registry/`` takes device plugins, ``pod-resources/`` answers."""
+        """What is ``/var/lib/kubelet`` on the node: ``plugins_registry/`` takes device plugins."""
         return self.directory / "kubelet"
+
+    @property
+    def gpus(self) -> Path:
+        """Of the fake GPUs, where the node has some."""
+        return self.directory / "gpus"
+
+    @property
+    def gpu_runtime(self) -> Path:
+        """The runtime behind containerd's handler ``nvidia``; made with the GPUs."""
+        return self.gpus / "runtime"
+
+    def inside(self, *command: str | Path) -> list[str | Path]:
+        """The command line that runs a program of the node: as on any node, ``/var/lib/kubelet`` is its own there.
+
+        All other files are the machine's. Mounts below the node's directory are seen inside and outside.
+        """
+        return ["unshare", "--mount", "--propagation=unchanged", "sh", "-ec", _INSIDE, self.kubelet_root, *command]
 
     @property
     def pod_logs(self) -> Path:

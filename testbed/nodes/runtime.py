@@ -36,6 +36,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.internal.v1.
   default_runtime_name = "runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia.options]
+  BinaryName = "{gpu_runtime}"
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/usr/lib/cni"
   conf_dir = "{directory}/cni"
@@ -49,9 +53,10 @@ def start(node: Node, processes: Processes) -> None:
     cni.mkdir(parents=True, exist_ok=True)
     (cni / "10-pods.conflist").write_text(json.dumps(_network(node), indent=2))
     config = node.directory / "containerd.toml"
-    config.write_text(_CONFIG.format(directory=node.directory, socket=node.socket, pause=PAUSE))
+    places = {"directory": node.directory, "socket": node.socket, "gpu_runtime": node.gpu_runtime}
+    config.write_text(_CONFIG.format(pause=PAUSE, **places))
     name = f"containerd-{node.number}"
-    processes.start(name, ["containerd", "--config", config])
+    processes.start(name, node.inside("containerd", "--config", config))
     wait(
         f"containerd of {node.name} does not answer",
         lambda: _answers(node),

@@ -52,6 +52,17 @@ CASES: dict[str, Values] = {
         "networkPolicy": {"enabled": False},
         "podDisruptionBudget": {"enabled": False},
     },
+    "agents-as-ordinary-pods": {"agent": {"preset": "minimal"}},
+    "agents-that-see-everything": {
+        "agent": {
+            "preset": "full",
+            "kubeletDirectory": "/data/kubelet",
+            "runtimeClassName": "nvidia",
+            "nodeSelector": {"nvidia.com/gpu.present": "true"},
+            "priorityClassName": "system-node-critical",
+            "podAnnotations": {"prometheus.io/scrape": "true"},
+        }
+    },
 }
 
 
@@ -118,6 +129,39 @@ def test_what_is_switched_off_is_not_rendered(helm: str) -> None:
         "PodDisruptionBudget",
     }
     assert kinds["defaults"] == kinds["everything"]
+
+
+PRESETS = {
+    "minimal": (None, False, NAMESPACE, []),
+    "standard": (0, False, f"{RELEASE}-ollama-fleet-agent", ["/var/lib/kubelet/pod-resources"]),
+    "full": (0, True, f"{RELEASE}-ollama-fleet-agent", ["/var/lib/kubelet/pod-resources"]),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_agent_has_what_its_preset_needs_and_no_more(helm: str, preset: str) -> None:
+    user, host, namespace, mounts = PRESETS[preset]
+    found = [one for one in yaml.safe_load_all(rendered(helm, {"agent": {"preset": preset}})) if one]
+    (agent,) = (one for one in found if one["kind"] == "DaemonSet")
+    spec, (container,) = agent["spec"]["template"]["spec"], agent["spec"]["template"]["spec"]["containers"]
+    assert agent["metadata"]["namespace"] == namespace
+    assert spec["securityContext"].get("runAsUser") == (65532 if user is None else user)
+    assert spec.get("hostPID", False) is host
+    assert [one["hostPath"]["path"] for one in spec.get("volumes", [])] == mounts
+    assert all(mount["readOnly"] for mount in container.get("volumeMounts", []))
+    assert not spec.get("hostNetwork")
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    privileged = [
+        one["metadata"]["name"]
+        for one in found
+        if one["kind"] == "Namespace"
+        and one["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    ]
+    assert privileged == ([] if preset == "minimal" else [namespace])
 
 
 def test_secrets_are_read_everywhere_only_if_asked_for(helm: str) -> None:

@@ -20,6 +20,8 @@ from testbed.fakes.kubelet import FakeKubelet
 from testbed.fakes.nvml import GIB, Driver, Process, eight, environment, write
 from testbed.ports import free_ports
 
+NODE = "pid:[4026531836]"
+"""The node's own PID namespace."""
 UID = "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"
 
 
@@ -52,31 +54,34 @@ class Running:
 
 
 @pytest.fixture
-async def kubelet(tmp_path: Path) -> AsyncIterator[Path]:
-    async with FakeKubelet(tmp_path / "kubelet.sock", {"team/chat-0": ["GPU-fake-2"]}) as kubelet:
-        yield kubelet.socket
+async def kubelet(tmp_path: Path) -> AsyncIterator[FakeKubelet]:
+    given = {"team/chat-0": ["GPU-fake-2"], "team/chat-1": ["GPU-fake-1"]}
+    async with FakeKubelet(tmp_path / "kubelet.sock", given) as kubelet:
+        yield kubelet
 
 
 @pytest.fixture
-async def agent(tmp_path: Path, kubelet: Path) -> AsyncIterator[Running]:
+async def agent(tmp_path: Path, kubelet: FakeKubelet, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     proc, state = tmp_path / "proc", tmp_path / "driver"
     (proc / "self" / "ns").mkdir(parents=True)
-    (proc / "self" / "ns" / "pid").symlink_to("pid:[4026531836]")
+    (proc / "self" / "ns" / "pid").symlink_to(getattr(request, "param", NODE))
     (proc / "77").mkdir()
     (proc / "77" / "cgroup").write_text(f"0::/kubepods/burstable/pod{UID}/{'c' * 64}\n")
     (proc / "meminfo").write_text("MemTotal: 131072000 kB\nMemAvailable: 65536000 kB\n")
     (tmp_path / "token").write_text("secret-token")
-    write(state, eight(used=GIB))
+    driver = eight(used=GIB)
+    one = replace(driver.gpus[1], processes=(Process(77, GIB),))
+    write(state, replace(driver, gpus=(driver.gpus[0], one, *driver.gpus[2:])))
     (port,) = free_ports(1)
     async with AgentApi() as api:
-        api.pods = [pod("chat-0", uid=UID)]
+        api.pods, api.list_seconds = [pod("chat-0", uid=UID)], 0.3
         options = {
             "node": "node-1",
             "bind": "127.0.0.1",
             "port": port,
             "api-server": api.url,
             "token-file": tmp_path / "token",
-            "kubelet-socket": kubelet,
+            "kubelet-socket": kubelet.socket,
             "proc": proc,
             "interval": 0.2,
         }
@@ -109,7 +114,6 @@ async def test_memory_is_attributed_to_pods(agent: Running) -> None:
         gpu = gpus(status)["GPU-fake-2"]
         return gpu["pods"] == ["team/chat-0"] and any(process["pod"] for process in gpu["processes"])
 
-    # The kubelet, the pods and the driver are asked side by side: the first report may lack one of them.
     found = await agent.until(attributed)
     gpu = gpus(found)["GPU-fake-2"]
     assert (gpu["usedMebibytes"], gpu["totalMebibytes"], gpu["memorySource"]) == (40960, 81920, "nvml")
@@ -122,6 +126,16 @@ async def test_memory_is_attributed_to_pods(agent: Running) -> None:
     assert condition(found) == ("True", "Observed")
     assert condition(found, "Attributed") == ("True", "PodsKnown")
     assert set(agent.api.tokens) == {"Bearer secret-token"}
+
+
+async def test_the_first_report_is_whole(agent: Running) -> None:
+    """One that lacks pods or models would take servers out of service whenever an agent starts."""
+    first = await agent.until(lambda _: True)
+    gpu = gpus(first)["GPU-fake-1"]
+    assert gpu["pods"] == ["team/chat-1"]
+    assert [process["pod"] for process in gpu["processes"]] == ["team/chat-0"]
+    assert condition(first, "Attributed") == ("True", "PodsKnown")
+    assert condition(first) == ("True", "Observed")
 
 
 async def test_a_lost_gpu_is_told_at_once_and_writes_do_not_overlap(agent: Running) -> None:
@@ -150,12 +164,18 @@ async def test_one_gpu_that_hangs_leaves_the_others_live(agent: Running) -> None
     assert (await agent.get("/healthz"))[0] == 200
 
 
+@pytest.mark.parametrize("agent", ["pid:[4026532222]"], indirect=True, ids=["in a namespace of its own"])
 async def test_without_the_nodes_processes_it_says_so(agent: Running) -> None:
-    (agent.proc / "self" / "ns" / "pid").unlink()
-    (agent.proc / "self" / "ns" / "pid").symlink_to("pid:[4026532222]")
     agent.show(Driver((replace(eight().gpus[0], used=5 * GIB, processes=(Process(77, 5 * GIB),)),)))
     found = await agent.until(lambda status: condition(status, "Attributed") == ("False", "HostPIDOff"))
     assert {one["pod"] for gpu in found["gpus"] for one in gpu["processes"]} <= {""}
+
+
+async def test_a_pod_that_comes_is_looked_up_with_the_kubelet_at_once(agent: Running, kubelet: FakeKubelet) -> None:
+    await agent.until(lambda _: True)
+    kubelet.given["team/chat-5"] = ["GPU-fake-5"]
+    agent.api.tell("ADDED", pod("chat-5", uid="5"))
+    await agent.until(lambda status: gpus(status)["GPU-fake-5"]["pods"] == ["team/chat-5"], seconds=5)
 
 
 async def test_probes_and_metrics(agent: Running) -> None:
@@ -169,6 +189,7 @@ async def test_probes_and_metrics(agent: Running) -> None:
     assert re.search(r'ollama_fleet_gpu_info\{.*product="NVIDIA H100 80GB HBM3".*\} 1.0', text)
     assert 'ollama_fleet_report_writes_total{outcome="ok",reason="first"} 1.0' in text
     assert "ollama_fleet_gpu_temperature_celsius" in text
+    assert 'ollama_fleet_gpu_ecc_uncorrected_errors_total{uuid="GPU-fake-3"} 0.0' in text
 
 
 async def test_a_server_that_refuses_is_asked_again(agent: Running) -> None:

@@ -221,11 +221,22 @@ def test_an_error_of_the_gpu_condemns_it_until_the_driver_is_reloaded(show: Show
     assert reasons(reader.read()) == {}
 
 
-def test_an_error_of_a_program_is_none_of_the_gpu(show: Show, reader: GpuReader) -> None:
+def test_an_error_of_a_program_is_none_of_the_gpu_but_counted(show: Show, reader: GpuReader) -> None:
     show(EIGHT)
     reader.read()
-    show(replace(EIGHT, xids=(Xid(1, 4, 31), Xid(2, 4, 13))))
-    assert reasons(reader.read()) == {}
+    show(replace(EIGHT, xids=(Xid(1, 4, 31), Xid(2, 4, 13), Xid(3, 4, 31))))
+    view = reader.read()
+    assert reasons(view) == {}
+    assert view.xids["GPU-fake-4"] == {31: 2, 13: 1}
+    assert view.xids["GPU-fake-3"] == {}
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_a_gpu_that_tells_no_errors_is_read_all_the_same(show: Show, reader: GpuReader, code: int) -> None:
+    show(replace(EIGHT, events_code=code))
+    for _ in range(2):
+        view = reader.read()
+        assert (len(view.devices), reasons(view)) == (8, {})
 
 
 def test_rows_that_cannot_be_replaced(show: Show, reader: GpuReader) -> None:

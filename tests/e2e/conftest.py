@@ -1,5 +1,6 @@
 """One cluster for all end-to-end tests: real nodes, a real registry with tiny models, the operator from its chart."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -16,14 +17,20 @@ import yaml
 from testbed import nodes
 from testbed.build import ensure
 from testbed.controlplane import ControlPlane
-from testbed.images import Image, ensure_ollama, ensure_product
+from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
+from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
+from testbed.ollama_process import ON_GPUS as GPU_VERSION
+from testbed.ollama_process import VERSIONS
 from testbed.paths import ROOT, STATE
 from testbed.registry import Registry
 
 _STATE = STATE / "e2e"
-VERSIONS = ("0.24.0", "0.32.3")
 OPERATOR_NAMESPACE = "ollama-fleet"
+AGENT_NAMESPACE = "ollama-fleet-agent"
+"""Of the chart's presets that need more than an ordinary pod."""
+ON_GPUS = f"localhost/ollama-on-gpus:{GPU_VERSION}"
+"""Image of the Ollama that believes to be on the fake GPUs."""
 
 _numbers = itertools.count(1)
 
@@ -41,6 +48,8 @@ class Fleet:
     registry: Registry
     made: tuple[nodes.Node, ...]
     product: Image
+    gpus: dict[str, NodeGpus]
+    """By node: each has two to begin with."""
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """kubectl; its output."""
@@ -143,6 +152,7 @@ def fleet() -> Iterator[Fleet]:
     """The cluster, up for the whole run."""
     product = ensure_product()
     images = [product, *(ensure_ollama(version, ensure(f"ollama-{version}")) for version in VERSIONS)]
+    images.append(ensure_ollama_on_gpus(GPU_VERSION, ensure(f"ollama-{GPU_VERSION}")))
     _down()
     plane = ControlPlane(_STATE, nodes.address(_STATE))
     plane.up()
@@ -153,15 +163,18 @@ def fleet() -> Iterator[Fleet]:
         registry.up()
         for model in ("chat", "chat-large", "embed", "qwen"):
             into_registry(image(model), registry.url, f"library/{model}")
-        found = Fleet(plane, registry, tuple(made), product)
+        gpus = {node.name: NodeGpus(plane, node) for node in made}
+        for name, one in gpus.items():
+            one.up(cards(name, 2))
+        found = Fleet(plane, registry, tuple(made), product, gpus)
         install(found)
         yield found
     finally:
         _down()
 
 
-def install(fleet: Fleet) -> None:
-    """Install or upgrade the chart and wait for its operator."""
+def install(fleet: Fleet, *, agents: str = "full") -> None:
+    """Install or upgrade the chart, with this preset of the agents, and wait until everything of it is ready."""
     repository, _, tag = fleet.product.name.rpartition(":")
     command = [
         *(str(ensure("helm") / "bin" / "helm"), "upgrade", "--install", "ollama-fleet"),
@@ -171,8 +184,7 @@ def install(fleet: Fleet) -> None:
         "--set-string=ollama.repository=localhost/ollama",
         # Built here: it has another digest than the image that is published for the version.
         "--set=ollama.digests=null",
-        # Each node of the test bed has a kubelet directory of its own.
-        "--set-string=agent.preset=minimal",
+        *(f"--set-string=agent.preset={agents}", f"--set-string=agent.runtimeClassName={RUNTIME_CLASS}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + why_not_ready(fleet)
@@ -189,6 +201,17 @@ def why_not_ready(fleet: Fleet) -> str:
     return "\n".join(told)
 
 
+@contextlib.contextmanager
+def made_namespace(fleet: Fleet, test: str) -> Iterator[str]:
+    """A namespace with restricted Pod Security."""
+    words = "".join(c if c.isalnum() else "-" for c in test.lower().removeprefix("test_"))
+    name = f"t{next(_numbers)}-{words[:30].strip('-')}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    fleet.run("delete", "namespace", name, "--wait=false")
+
+
 def _down() -> None:
     nodes.down(_STATE)
     ControlPlane(_STATE).down()
@@ -198,12 +221,8 @@ def _down() -> None:
 @pytest.fixture
 def namespace(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, with restricted Pod Security."""
-    words = "".join(c if c.isalnum() else "-" for c in request.node.name.lower().removeprefix("test_"))
-    name = f"t{next(_numbers)}-{words[:30].strip('-')}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    fleet.run("delete", "namespace", name, "--wait=false")
+    with made_namespace(fleet, request.node.name) as name:
+        yield name
 
 
 @pytest.fixture

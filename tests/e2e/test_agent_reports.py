@@ -5,15 +5,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+from tests.e2e.conftest import AGENT_NAMESPACE, Fleet, deployment, model_set
 
 pytestmark = pytest.mark.e2e
 
 
 def agents(fleet: Fleet) -> dict[str, Any]:
     """Agents' pods by node."""
-    selector = "-l=app.kubernetes.io/component=agent"
-    found = fleet.json("get", "pods", "-n", OPERATOR_NAMESPACE, selector)["items"]
+    found = fleet.json("get", "pods", "-n", AGENT_NAMESPACE)["items"]
     return {pod["spec"]["nodeName"]: pod for pod in found}
 
 
@@ -36,7 +35,8 @@ def test_each_node_reports_and_shows_what_its_pods_have_in_memory(fleet: Fleet, 
     for node in nodes:
         status = fleet.json("get", "nodevramreport", node)["status"]
         ready = next(entry for entry in status["conditions"] if entry["type"] == "Ready")
-        assert (ready["status"], ready["reason"]) == ("True", "NoGPUFound")
+        assert (ready["status"], ready["reason"]) == ("True", "Observed")
+        assert status["summary"]["gpus"] == "2/2"
         assert status["memoryMebibytes"] > 0
     fleet.run("delete", "od", "chat", "-n", namespace)
     fleet.wait("it is gone from the report", lambda: not models(), seconds=60)
@@ -47,7 +47,7 @@ def test_an_agent_writes_no_other_node_s_report(fleet: Fleet) -> None:
     fleet.wait("an agent on each node", lambda: len(agents(fleet)) == len(nodes))
     pod = agents(fleet)[nodes[0]]["metadata"]["name"]
     bound = ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
-    token = fleet.run("create", "token", "ollama-fleet-agent", "-n", OPERATOR_NAMESPACE, *bound).strip()
+    token = fleet.run("create", "token", "ollama-fleet-agent", "-n", AGENT_NAMESPACE, *bound).strip()
 
     def write(node: str) -> httpx.Response:
         """As agents write: server-side apply, and no right to read."""

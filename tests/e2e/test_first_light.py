@@ -54,8 +54,12 @@ def test_the_columns_say_whether_it_is_ready_and_why_not(fleet: Fleet, namespace
     fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     header, row = fleet.run("get", "od", "-n", namespace).splitlines()
-    assert header.split() == ["NAME", "READY", "REASON", "SERVERS", "WARM", "VERSION", "AGE"]
-    assert row.split()[:6] == ["chat", "True", "AllWarm", "1/1", "1/1", "0.32.3"]
+    assert header.split() == ["NAME", "READY", "REASON", "SERVERS", "WARM", "VRAM", "AGE"]
+    assert row.split()[:5] == ["chat", "True", "AllWarm", "1/1", "1/1"]
+    assert len(row.split()) == 6, "without GPUs the column VRAM is empty"
+    header, row = fleet.run("get", "od", "-n", namespace, "-o", "wide").splitlines()
+    assert header.split()[7:] == ["VERSION", "ENDPOINT", "MESSAGE"]
+    assert row.split()[6] == "0.32.3"
     header, row = fleet.run("get", "mset", "-n", namespace).splitlines()
     assert header.split() == ["NAME", "READY", "REASON", "RESOLVED", "BYTES", "AGE"]
     assert row.split()[:4] == ["models", "True", "Resolved", "1/1"]

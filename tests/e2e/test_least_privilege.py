@@ -8,26 +8,28 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+from tests.e2e.conftest import AGENT_NAMESPACE, OPERATOR_NAMESPACE, Fleet, deployment, model_set
 
 pytestmark = pytest.mark.e2e
 
 USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:ollama-fleet"
+AGENT = f"system:serviceaccount:{AGENT_NAMESPACE}:ollama-fleet-agent"
 WRITES = {"create", "update", "patch", "delete"}
 
 # Granted and not seen in these tests, with the reason.
+AGENT_UNSEEN = {("list", "resourceslices"): "asked when a pod has a device by dynamic resource allocation"}
 UNSEEN = {
     ("update", "ollamadeployments/finalizers"): "asked by OwnerReferencesPermissionEnforcement where it is on",
     ("patch", "events"): "written when an event repeats a minute later",
 }
 
 
-def audit(fleet: Fleet, *, since: float = 0.0) -> list[Any]:
-    """Requests of the operator in the API server's audit log, after a position in bytes."""
+def audit(fleet: Fleet, *, user: str = USER, since: float = 0.0) -> list[Any]:
+    """Requests of a user in the API server's audit log, after a position in bytes."""
     with fleet.plane.audit_log.open() as handle:
         handle.seek(int(since))
         entries = [json.loads(line) for line in handle if line.endswith("\n")]
-    return [entry for entry in entries if entry["user"]["username"] == USER]
+    return [entry for entry in entries if entry["user"]["username"] == user]
 
 
 def what(entry: Any) -> tuple[str, str]:
@@ -36,11 +38,21 @@ def what(entry: Any) -> tuple[str, str]:
     return entry["verb"], reference["resource"] + (f"/{sub}" if sub else "")
 
 
-def granted(fleet: Fleet) -> set[tuple[str, str]]:
-    roles = [
-        fleet.json("get", "clusterrole", "ollama-fleet"),
-        fleet.json("get", "role", "ollama-fleet-lease", "-n", OPERATOR_NAMESPACE),
+def used(entries: list[Any]) -> set[tuple[str, str]]:
+    """None of which was refused."""
+    refused = [
+        what(entry)
+        for entry in entries
+        if entry["responseStatus"].get("code") == 403
+        and "being terminated" not in entry["responseStatus"].get("message", "")
     ]
+    assert refused == []
+    # A server-side apply of something new is a patch that needs the right to create.
+    found = {what(entry) for entry in entries if "objectRef" in entry}
+    return found | {("create", resource) for verb, resource in found if verb == "patch" and "/" not in resource}
+
+
+def granted(*roles: Any) -> set[tuple[str, str]]:
     return {
         (verb, resource)
         for role in roles
@@ -102,19 +114,15 @@ def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str, tmp_pa
     fleet.apply(model_set(fleet, namespace, {**chat, "modelfile": {"system": "Be brief."}}))
     fleet.wait("the second group is gone", lambda: not fleet.pods_of(namespace, "g1"), seconds=60)
     fleet.wait_ready("chat", namespace)
-    entries = audit(fleet)
-    refused = [
-        what(entry)
-        for entry in entries
-        if entry["responseStatus"].get("code") == 403
-        and "being terminated" not in entry["responseStatus"].get("message", "")
-    ]
-    assert refused == []
-    # A server-side apply of something new is a patch that needs the right to create.
-    used = {what(entry) for entry in entries if "objectRef" in entry}
-    used |= {("create", resource) for verb, resource in used if verb == "patch" and "/" not in resource}
-    rights = granted(fleet)
-    assert rights - used - UNSEEN.keys() == set()
+    lease = fleet.json("get", "role", "ollama-fleet-lease", "-n", OPERATOR_NAMESPACE)
+    rights = granted(fleet.json("get", "clusterrole", "ollama-fleet"), lease)
+    assert rights - used(audit(fleet)) - UNSEEN.keys() == set()
+
+
+def test_the_rights_of_agents_are_those_that_are_used(fleet: Fleet) -> None:
+    """Those that ran since the cluster is there."""
+    rights = granted(fleet.json("get", "clusterrole", "ollama-fleet-agent"))
+    assert rights - used(audit(fleet, user=AGENT)) == AGENT_UNSEEN.keys()
 
 
 def test_the_operator_runs_under_restricted_pod_security(fleet: Fleet) -> None:

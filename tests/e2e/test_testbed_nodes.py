@@ -11,7 +11,9 @@ from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_base
 from testbed.images.base import BASE
 from testbed.nodes import Node, api
+from testbed.nodes.node import nodes_state
 from testbed.paths import STATE
+from testbed.processes import Processes
 from tests.support.node_pods import (
     NAMESPACE,
     PODS,
@@ -107,10 +109,18 @@ def test_a_pod_reaches_the_api_server_by_its_cluster_address_and_verifies_it(
     assert json.loads(document)["minor"] == cluster.minor.partition(".")[2]
 
 
-def test_device_plugins_find_the_kubelet_below_the_nodes_directory(two: list[Node]) -> None:
+def test_each_node_has_its_kubelets_files_where_nodes_have_them(cluster: ControlPlane, two: list[Node]) -> None:
+    records = Processes(nodes_state(_STATE))
     for node in two:
         assert (node.kubelet_root / "plugins_registry").is_dir()
-        assert Path(node.kubelet_root, "pod-resources", "kubelet.sock").is_socket()
+        socket = node.kubelet_root / "pod-resources" / "kubelet.sock"
+        assert socket.is_socket()
+        for name in ("kubelet", "containerd"):
+            process = records.get(f"{name}-{node.number}")
+            assert process is not None
+            inside = Path(f"/proc/{process.pid}/root/var/lib/kubelet/pod-resources/kubelet.sock")
+            assert inside.stat().st_ino == socket.stat().st_ino
+    assert not Path("/var/lib/kubelet/pod-resources").exists()
 
 
 def test_another_test_bed_is_refused_and_changes_nothing_while_nodes_run(two: list[Node]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from testbed import nodes
 from testbed.controlplane import ControlPlane
+from testbed.fakes.gpus import NodeGpus, cards
 from testbed.images import Image, ensure_base
 from testbed.images.base import BASE
 from testbed.nodes import Node, api
@@ -58,11 +59,15 @@ def _kill_everything() -> None:
 
 def test_nothing_stays_of_a_node_with_a_running_pod(cluster: ControlPlane, before: nodes.Snapshot) -> None:
     node = _with_a_pod(cluster)
+    NodeGpus(cluster, node).up(cards(node.name, 1))
+    gpus = Processes(nodes_state(_STATE)).get("gpus-1")
+    assert gpus is not None
     kinds = {line.partition(":")[0] for line in nodes.leaks(before)}
     assert kinds == {"mounts", "links", "cgroups", "processes", "rules", "files", "settings"}
     nodes.down(_STATE)
     assert nodes.leaks(before) == []
     assert not node.directory.exists()
+    assert not gpus.alive
 
 
 def test_nothing_stays_after_kubelet_containerd_and_proxy_are_killed(

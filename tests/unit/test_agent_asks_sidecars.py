@@ -110,6 +110,13 @@ async def test_pods_that_are_gone_are_forgotten(sidecars: Sidecars) -> None:
     assert sidecars.resident() == ()
 
 
+async def test_a_pod_that_comes_back_under_another_address_is_asked_there(sidecars: Sidecars) -> None:
+    await sidecars.ask([Pod(POD.uid, POD.name, "127.0.0.9")])
+    assert sidecars.resident() == ()
+    await sidecars.ask([POD])
+    assert sidecars.resident() == (CHAT,)
+
+
 async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar, sidecars: Sidecars) -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

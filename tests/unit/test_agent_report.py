@@ -1,5 +1,6 @@
 """What stands in a report, and how often it is written."""
 
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ollama_fleet.agent.gpu import Device, DeviceState, GpuProcess, GpuView, Memory
-from ollama_fleet.agent.report import ATTRIBUTED, MAX_PROCESSES, READY, Observation, status
+from ollama_fleet.agent.report import ATTRIBUTED, MAX_ENTRIES, MAX_PROCESSES, READY, Observation, status
 from ollama_fleet.agent.writing import LEAST_SECONDS, Writing, urgent
 from ollama_fleet.api.common import Condition
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus, ResidentModel
@@ -118,8 +119,29 @@ def test_sizes_are_bounded() -> None:
         models=models,
     )
     report = build(seen)
-    assert (len(report.gpus), len(report.models), len(report.gpus[0].pods)) == (128, 512, 64)
-    assert [one.pid for one in report.gpus[0].processes] == list(range(200, 200 - MAX_PROCESSES, -1))
+    assert (len(report.gpus), len(report.models), len(report.gpus[0].pods)) == (128, 512, MAX_ENTRIES // 128)
+    assert [one.pid for one in report.gpus[0].processes] == list(range(200, 200 - MAX_ENTRIES // 128, -1))
+
+
+def test_eight_gpus_show_sixty_four_processes_each() -> None:
+    processes = [GpuProcess(pid, pid * MIB) for pid in range(1, 201)]
+    report = build(observation(*(device(n, processes=processes) for n in range(8))))
+    assert [len(gpu.processes) for gpu in report.gpus] == [MAX_PROCESSES] * 8
+
+
+def test_the_largest_report_fits_into_the_api_server() -> None:
+    name = f"{'n' * 63}/{'p' * 100}"
+    processes = [GpuProcess(2**31 - pid, GIB) for pid in range(100)]
+    model = MODEL.model_copy(update={"pod": name, "name": "m" * 128, "weights": DIGEST})
+    seen = Observation(
+        GpuView("1", "", tuple(DeviceState(device(n, processes=processes)) for n in range(128))),
+        GIB,
+        holders={f"GPU-{n}": tuple(name for _ in range(100)) for n in range(128)},
+        process_pods={process.pid: name for process in processes},
+        process_weights={process.pid: DIGEST for process in processes},
+        models=(model,) * 600,
+    )
+    assert len(json.dumps(build(seen).to_wire())) < 1_200_000
 
 
 IDLE = build(observation(device(0), device(1)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_fleet.agent.runners import parse_command, weights_of
+from ollama_fleet.agent.runners import Runner, parse_command, runner_of, weights_of
 
 HEX = "ab" * 32
 BLOB = f"/models/blobs/sha256-{HEX}"
@@ -34,6 +34,16 @@ def test_the_server_of_a_model_names_its_weights(arguments: list[str], tmp_path:
 )
 def test_other_programs_serve_none(text: str) -> None:
     assert parse_command(text) is None
+
+
+def test_a_process_of_a_pod_and_one_outside(tmp_path: Path) -> None:
+    uid = "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"
+    for pid, cgroup in ((7, f"0::/kubepods/pod{uid}/{'c' * 64}"), (8, "0::/user.slice")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(cgroup)
+        (tmp_path / str(pid) / "cmdline").write_text(f"llama-server\0--model\0{BLOB}\0")
+    assert runner_of(7, proc=tmp_path) == Runner(uid, f"sha256:{HEX}")
+    assert runner_of(8, proc=tmp_path) == runner_of(9, proc=tmp_path) == Runner("", None)
 
 
 def test_a_process_that_is_gone_serves_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The agent's loops: look at the GPUs each second, ask kubelet and sidecars beside it, write what changed."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ollama_fleet.agent.apiserver import ApiFailed
-from ollama_fleet.agent.cgroup import container_of, sees_host_processes
+from ollama_fleet.agent.cgroup import sees_host_processes
 from ollama_fleet.agent.gpu import GpuView
 from ollama_fleet.agent.kubelet import SOCKET, KubeletFailed, pod_devices
 from ollama_fleet.agent.metrics import AgentMetrics
@@ -18,7 +19,7 @@ from ollama_fleet.agent.podresources import PodDevices, holders
 from ollama_fleet.agent.pods import Pods
 from ollama_fleet.agent.reader import GpuReader
 from ollama_fleet.agent.report import Observation, status
-from ollama_fleet.agent.runners import weights_of
+from ollama_fleet.agent.runners import Runner, runner_of
 from ollama_fleet.agent.sidecars import Sidecars
 from ollama_fleet.agent.slices import Slices
 from ollama_fleet.agent.store import ReportStore
@@ -31,8 +32,11 @@ from ollama_fleet.telemetry.health import Heartbeat
 
 logger = logging.getLogger(__name__)
 
-KUBELET_SECONDS: Final = 5.0
+KUBELET_SECONDS: Final = 15.0
+"""Between two questions to the kubelet while no Ollama pod comes, changes or goes."""
 SIDECAR_SECONDS: Final = 2.0
+FIRST_SECONDS: Final = 5.0
+"""How long the first report waits for pods, kubelet and sidecars."""
 _STUCK_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 120.0
 _NO_HOST_PID: Final = "the agent runs without hostPID: memory is known per GPU, not per process and pod"
@@ -61,18 +65,33 @@ class Agent:
     _kubelet_problem: str = ""
     _write: asyncio.Task[None] | None = None
     _away_since: float | None = None
+    _host: bool = field(init=False)
+    """Whether process numbers are those of the node; that and the node's memory never change below an agent."""
+    _memory: int = field(init=False)
+    _runners: dict[int, Runner] = field(default_factory=dict)
+    """Processes on GPUs by number."""
 
     def __post_init__(self) -> None:
         """The write policy shares the clock."""
         self._writing = Writing(clock=self.clock)
+        self._host = sees_host_processes(proc=self.proc)
+        self._memory = system_memory(self.proc / "meminfo").total
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.pods.run())
-            tasks.create_task(self._every(KUBELET_SECONDS, self.ask_kubelet))
+            await self.meet()
+            tasks.create_task(self._follow_kubelet())
             tasks.create_task(self._every(SIDECAR_SECONDS, self.ask_sidecars))
             tasks.create_task(self._every(self.interval, self.look))
+
+    async def meet(self) -> None:
+        """Ask everybody once. A report without it would say that the models of this node have left memory."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SECONDS):
+                await asyncio.gather(self.pods.listed.wait(), self.ask_kubelet())
+                await self.ask_sidecars()
 
     async def look(self) -> None:
         """Look at everything once, and start a write if one is due."""
@@ -89,6 +108,16 @@ class Agent:
             self._writing.begin(report)
             self._write = asyncio.create_task(self._store(report, why))
         self.heartbeat.beat()
+
+    async def _follow_kubelet(self) -> None:
+        """Pods that change may have been given devices; those of others are noticed in time."""
+        while True:
+            self.pods.changed.clear()
+            await self.ask_kubelet()
+            await asyncio.sleep(self.interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KUBELET_SECONDS):
+                    await self.pods.changed.wait()
 
     async def settle(self) -> None:
         """Wait for the write that is under way."""
@@ -120,33 +149,30 @@ class Agent:
         return f"the GPU driver has been away for {self.clock() - self._away_since:.0f} s"
 
     def _observe(self, view: GpuView) -> Observation:
-        host = sees_host_processes(proc=self.proc)
-        pids = {process.pid for state in view.devices for process in state.device.processes}
-        pods = self._pods_of(pids) if host else {}
+        pods = self._pods_of({process.pid for state in view.devices for process in state.device.processes})
         blind, message = None, ""
         if self._kubelet_problem:
             blind, message = Reason.KUBELET_UNREACHABLE, self._kubelet_problem
-        elif not host:
+        elif not self._host:
             blind, message = Reason.HOST_PID_OFF, _NO_HOST_PID
         return Observation(
             view=view,
-            memory=system_memory(self.proc / "meminfo").total,
+            memory=self._memory,
             holders=holders(self._given, self.slices.uuids),
             process_pods=pods,
-            process_weights={pid: found for pid in pods if (found := weights_of(pid, proc=self.proc))},
+            process_weights={pid: weights for pid in pods if (weights := self._runners[pid].weights)},
             models=self.sidecars.resident(),
             blind=blind,
             blind_message=message,
         )
 
     def _pods_of(self, pids: Iterable[int]) -> dict[int, str]:
-        found = {}
-        for pid in pids:
-            container = container_of(pid, proc=self.proc)
-            pod = self.pods.by_uid.get(container.pod_uid) if container else None
-            if pod is not None:
-                found[pid] = pod.name
-        return found
+        """A process is looked at when it comes: its pod and its work stay the same until it is gone."""
+        if not self._host:
+            return {}
+        self._runners = {pid: self._runners.get(pid) or runner_of(pid, proc=self.proc) for pid in pids}
+        pods = ((pid, self.pods.by_uid.get(runner.pod_uid)) for pid, runner in self._runners.items())
+        return {pid: pod.name for pid, pod in pods if pod is not None}
 
     def _watch_driver(self, view: GpuView) -> None:
         """A driver that never worked here is no reason to restart: that would go on for ever."""

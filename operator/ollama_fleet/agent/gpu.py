@@ -99,3 +99,5 @@ class GpuView:
     """By index, then UUID. Once seen, a GPU stays until the agent restarts."""
     sensors: Mapping[str, Sensors] = field(default_factory=dict)
     """By UUID of the GPU."""
+    xids: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """By UUID of the GPU: how often the driver told which error since this agent started, programs' errors included."""

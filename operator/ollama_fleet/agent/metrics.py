@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Info, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -17,7 +17,6 @@ _SENSORS: Final = {
     "utilization_ratio": ("Share of the last sample period in which a kernel ran.", "utilisation", 0.01),
     "temperature_celsius": ("Temperature of the GPU.", "celsius", 1.0),
     "power_watts": ("Power that the GPU draws.", "watts", 1.0),
-    "ecc_uncorrected_errors": ("Memory errors since the driver was loaded.", "ecc_uncorrected", 1.0),
 }
 
 
@@ -58,6 +57,7 @@ class AgentMetrics(Collector):
         yield node
         yield from _devices(self.seen)
         yield from _sensors(self.seen)
+        yield from _errors(self.seen)
         yield _pods(self.seen)
 
 
@@ -83,6 +83,21 @@ def _sensors(seen: Observation) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric([uuid], value * factor)
         yield family
+
+
+def _errors(seen: Observation) -> Iterator[Metric]:
+    name = "ollama_fleet_gpu_ecc_uncorrected_errors"
+    ecc = CounterMetricFamily(name, "Memory errors since the driver was loaded.", labels=["uuid"])
+    for uuid, sensors in seen.view.sensors.items():
+        if sensors.ecc_uncorrected is not None:
+            ecc.add_metric([uuid], sensors.ecc_uncorrected)
+    told = CounterMetricFamily(
+        "ollama_fleet_gpu_xid_errors", "Errors that the driver told since the agent started.", labels=["uuid", "xid"]
+    )
+    for uuid, xids in seen.view.xids.items():
+        for xid, count in xids.items():
+            told.add_metric([uuid, str(xid)], count)
+    yield from (ecc, told)
 
 
 def _value(sensors: Sensors, attribute: str) -> float | None:

@@ -178,7 +178,14 @@ def _listen(handle: Any) -> Any:
     if not supported & pynvml.nvmlEventTypeXidCriticalError:
         return None
     events = pynvml.nvmlEventSetCreate()
-    pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
+    try:
+        pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
+    except pynvml.NVMLError as error:
+        pynvml.nvmlEventSetFree(events)
+        if error.value not in _NO_SENSOR:
+            raise
+        # Virtual GPUs tell none, whatever they say that they support.
+        return None
     return events
 
 

@@ -37,6 +37,10 @@ class Pods:
     node: str
     backoff: Backoff = field(default_factory=lambda: Backoff(first=1.0, limit=30.0))
     by_uid: dict[str, Pod] = field(default_factory=dict)
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the pods are known."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at every change; whoever waits for it clears it."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -60,6 +64,8 @@ class Pods:
         listed = await self.api.list(_PATH, **query)
         pods = [_pod(item) for item in (listed.get("items") or ())[:_MAX_PODS]]
         self.by_uid = {pod.uid: pod for pod in pods if pod is not None}
+        self.listed.set()
+        self.changed.set()
         yield
         version = str((listed.get("metadata") or {}).get("resourceVersion", ""))
         async with aclosing(self.api.watch(_PATH, version=version, **query)) as events:
@@ -68,6 +74,7 @@ class Pods:
                 yield
 
     def _apply(self, event: Json) -> None:
+        self.changed.set()
         item = event.get("object") or {}
         uid = str((item.get("metadata") or {}).get("uid", ""))
         pod = None if event.get("type") == "DELETED" else _pod(item)

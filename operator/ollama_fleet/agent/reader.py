@@ -1,7 +1,8 @@
 """Looks at all GPUs of the node. A GPU that hangs or is lost never hides the others."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -14,6 +15,9 @@ from ollama_fleet.agent.worker import Worker
 APPLICATION_XIDS: Final = frozenset({13, 31, 43, 45, 68, 109})
 """Errors of programs, not of the GPU (the same list as NVIDIA's device plugin)."""
 
+_PATIENCE_SECONDS: Final = 0.25
+"""For one thread to read all GPUs."""
+_UNKNOWN: Final = 999
 _CLEAN_LOOKS: Final = 3
 """Good looks in a row before a GPU that was not healthy is again."""
 _LOST: Final = {15: gpu.LOST, 16: gpu.RESET_REQUIRED}
@@ -40,6 +44,8 @@ class _Known:
     clean: int = _CLEAN_LOOKS
     """Good looks since the last bad one."""
     xid: int = 0
+    """The last error that condemns it."""
+    xids: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -57,7 +63,9 @@ class GpuReader:
     _problem: str = ""
     _next_start: float = 0.0
     _starter: Worker[tuple[str, int]] = field(default_factory=partial(Worker, "nvml-start"))
-    _workers: list[Worker[Reading]] = field(default_factory=list)
+    _together: Worker[None] = field(default_factory=partial(Worker, "gpus"))
+    _own: dict[int, Worker[None]] = field(default_factory=dict)
+    """Threads of GPUs that were slow once, by index."""
     _known: dict[str, _Known] = field(default_factory=dict)
     """By UUID of the GPU."""
     _at: dict[int, str] = field(default_factory=dict)
@@ -93,35 +101,49 @@ class GpuReader:
             self._at.clear()
             for known in self._known.values():
                 known.reason, known.clean, known.xid = "", _CLEAN_LOOKS, 0
-            self._workers += [Worker(f"gpu-{index}") for index in range(len(self._workers), self._count)]
         return bool(self._driver)
 
     def _look(self) -> dict[int, int | None]:
-        """Read all GPUs at once; the codes of those that failed by index, None for silence."""
-        asked, failed = [], dict[int, int | None]()
-        for index in range(self._count):
-            worker = self._workers[index]
-            # What a call brings that was given up is too old.
-            if worker.busy and worker.take(0) is None:
-                failed[index] = None
-                continue
-            worker.submit(partial(self.library.read, index))
-            asked.append(index)
+        """Read all GPUs; the codes of those that failed by index, None for silence.
+
+        One thread reads them in turn, which costs least. When one of them is slow, the others get threads of their own.
+        """
+        # What a call brings that was given up is too old.
+        late = {index for index, worker in self._own.items() if worker.busy and worker.take(0) is None}
+        turn = _Turn(self.library, [index for index in range(self._count) if index not in late])
         until = time.monotonic() + self.deadline
-        for index in asked:
-            done = self._workers[index].take(until - time.monotonic())
-            if done is not None and done.value is not None:
-                self._seen(index, done.value)
+        self._together.submit(turn.run)
+        if self._together.take(min(_PATIENCE_SECONDS, self.deadline)) is None:
+            self._part(turn, until)
+        failed = dict[int, int | None].fromkeys(range(self._count))
+        for index, found in turn.found().items():
+            if isinstance(found, Reading):
+                self._seen(index, found)
+                del failed[index]
             else:
-                error = done.error if done else None
-                failed[index] = error.code if isinstance(error, NvmlFailed) else None if done is None else 999
+                failed[index] = found
         return failed
+
+    def _part(self, turn: "_Turn", until: float) -> None:
+        left = turn.leave()
+        if not left:
+            self._together.take(self.deadline)
+            return
+        slow, *rest = left
+        # The thread that waits for the slow one is its own from now on.
+        free = self._own.pop(slow) if slow in self._own else Worker[None]("gpus")
+        self._own[slow], self._together = self._together, free
+        for index in rest:
+            self._own.setdefault(index, Worker(f"gpu-{index}")).submit(partial(turn.read, index))
+        for index in left:
+            self._own[index].take(until - time.monotonic())
 
     def _seen(self, index: int, reading: Reading) -> None:
         self._at[index] = reading.uuid
         known = self._known.setdefault(reading.uuid, _Known(reading.devices, reading.sensors))
         known.devices, known.sensors = reading.devices, reading.sensors
         known.clean = min(known.clean + 1, _CLEAN_LOOKS)
+        known.xids.update(reading.xids)
         serious = [xid for xid in reading.xids if xid not in self.ignored_xids]
         known.xid = serious[-1] if serious else known.xid
         if known.xid:
@@ -142,7 +164,7 @@ class GpuReader:
             states = [
                 DeviceState(device, gpu.DRIVER_AWAY) for known in self._known.values() for device in known.devices
             ]
-            return GpuView("", self._problem, _ordered(states))
+            return GpuView("", self._problem, _ordered(states), xids=self._xids())
         here = set(self._at.values())
         missing = [uuid for uuid in self._known if uuid not in here]
         for uuid in missing:
@@ -152,7 +174,46 @@ class GpuReader:
         # A GPU that failed since the start of the library has no name yet: it may be one that is missing.
         states += [DeviceState(_stranger(index), _reason(failed[index])) for index in strangers[len(missing) :]]
         sensors = {uuid: known.sensors for uuid, known in self._known.items() if uuid in here}
-        return GpuView(self._driver, "", _ordered(states), sensors)
+        return GpuView(self._driver, "", _ordered(states), sensors, self._xids())
+
+    def _xids(self) -> dict[str, dict[int, int]]:
+        """A copy: the next look runs in another thread than those who read this one."""
+        return {uuid: dict(known.xids) for uuid, known in self._known.items()}
+
+
+class _Turn:
+    """One look at some GPUs; its calls run in threads that may be left alone with them."""
+
+    def __init__(self, library: Library, indexes: Sequence[int]) -> None:
+        self._library = library
+        self._indexes = indexes
+        self._found: dict[int, Reading | int] = {}
+        self._left = False
+
+    def run(self) -> None:
+        """Read one after the other until it is left."""
+        for index in self._indexes:
+            if self._left:
+                return
+            self.read(index)
+
+    def read(self, index: int) -> None:
+        """Read one."""
+        try:
+            self._found[index] = self._library.read(index)
+        except NvmlFailed as error:
+            self._found[index] = error.code
+        except Exception:
+            self._found[index] = _UNKNOWN
+
+    def leave(self) -> list[int]:
+        """End ``run`` after the GPU that it is at: the first of those that are returned, which are not read yet."""
+        self._left = True
+        return [index for index in self._indexes if index not in self._found]
+
+    def found(self) -> dict[int, Reading | int]:
+        """What was read, or the code of what failed, as of now: a call that was given up may still end."""
+        return dict(self._found)
 
 
 def _reason(code: int | None) -> str:

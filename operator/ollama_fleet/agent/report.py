@@ -19,6 +19,8 @@ MAX_PODS: Final = 64
 """Per GPU."""
 MAX_PROCESSES: Final = 64
 """Per GPU, those with the most memory."""
+MAX_ENTRIES: Final = 1024
+"""Pods, and processes, of all GPUs: the API server takes objects of 1.5 MiB."""
 MAX_MODELS: Final = 512
 
 _MIB: Final = 2**20
@@ -50,7 +52,9 @@ def status(
     seen: Observation, *, previous: Sequence[Condition], generation: int, now: str, sequence: int = 0
 ) -> NodeVRAMReportStatus:
     """``now`` is RFC 3339; ``generation`` is that of the spec that the agent acts on, -1 if it knows none."""
-    gpus = [_gpu(state, seen) for state in seen.view.devices[:MAX_GPUS]]
+    devices = seen.view.devices[:MAX_GPUS]
+    entries = MAX_ENTRIES // max(1, len(devices))
+    gpus = [_gpu(state, seen, pods=min(MAX_PODS, entries), processes=min(MAX_PROCESSES, entries)) for state in devices]
     models = sorted(seen.models, key=lambda model: (model.pod, model.name, model.digest))[:MAX_MODELS]
     return NodeVRAMReportStatus(
         observed_generation=generation,
@@ -68,17 +72,18 @@ def status(
     )
 
 
-def _gpu(state: DeviceState, seen: Observation) -> GPUReport:
+def _gpu(state: DeviceState, seen: Observation, *, pods: int, processes: int) -> GPUReport:
+    """With at most so many of each."""
     device, memory = state.device, state.device.memory
     known = sorted(((one.used, one.pid) for one in device.processes if one.used is not None), reverse=True)
-    processes = [
+    shown = [
         GPUProcess(
             pid=pid,
             used_mebibytes=_mebibytes(used),
             pod=seen.process_pods.get(pid, ""),
             weights=seen.process_weights.get(pid),
         )
-        for used, pid in known[:MAX_PROCESSES]
+        for used, pid in known[:processes]
     ]
     return GPUReport(
         uuid=device.uuid,
@@ -91,8 +96,8 @@ def _gpu(state: DeviceState, seen: Observation) -> GPUReport:
         used_mebibytes=_mebibytes(memory.used),
         free_mebibytes=_mebibytes(memory.free),
         memory_source=memory.source,
-        pods=list(seen.holders.get(device.uuid, ()))[:MAX_PODS],
-        processes=processes,
+        pods=list(seen.holders.get(device.uuid, ()))[:pods],
+        processes=shown,
     )
 
 

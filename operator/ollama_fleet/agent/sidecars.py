@@ -26,6 +26,7 @@ _MAX_PER_POD: Final = 64
 @dataclass(frozen=True, slots=True)
 class _Answer:
     at: float
+    body: bytes
     models: tuple[ResidentModel, ...]
 
 
@@ -37,17 +38,17 @@ class Sidecars:
     clock: Callable[[], float] = time.monotonic
     _answers: dict[str, _Answer] = field(default_factory=dict)
     """By UID of the pod."""
-    _clients: dict[str, HttpClient] = field(default_factory=dict)
-    """By UID of the pod: connections are kept, for making them is most of the work."""
+    _clients: dict[Pod, HttpClient] = field(default_factory=dict)
+    """Connections are kept, for making them is most of the work. A pod's address changes when its node restarts."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def ask(self, pods: Iterable[Pod]) -> None:
         """Ask all pods that have an address, in about two seconds at the worst for up to 16 of them."""
         asked = [pod for pod in pods if pod.ip]
-        here = {pod.uid for pod in asked}
-        for uid in self._clients.keys() - here:
-            self._clients.pop(uid).close()
-            self._answers.pop(uid, None)
+        for pod in self._clients.keys() - {*asked}:
+            self._clients.pop(pod).close()
+        for uid in self._answers.keys() - {pod.uid for pod in asked}:
+            del self._answers[uid]
         await asyncio.gather(*(self._ask(pod) for pod in asked))
 
     def resident(self) -> tuple[ResidentModel, ...]:
@@ -62,15 +63,21 @@ class Sidecars:
         self._clients.clear()
 
     async def _ask(self, pod: Pod) -> None:
-        client = self._clients.setdefault(pod.uid, HttpClient(Origin(pod.ip, self.port)))
+        client = self._clients.setdefault(pod, HttpClient(Origin(pod.ip, self.port)))
         try:
             async with self._turns:
                 answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)
             if answer.status == 200:
-                state = SidecarState.model_validate_json(answer.body)
-                self._answers[pod.uid] = _Answer(self.clock(), resident(pod, state))
+                self._answers[pod.uid] = _Answer(self.clock(), answer.body, self._read(pod, answer.body))
         except (HttpFailed, ValidationError):
             pass  # silence: what it said before counts for a while
+
+    def _read(self, pod: Pod, body: bytes) -> tuple[ResidentModel, ...]:
+        """Most answers are those of the time before."""
+        known = self._answers.get(pod.uid)
+        if known is not None and known.body == body:
+            return known.models
+        return resident(pod, SidecarState.model_validate_json(body))
 
 
 def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:

@@ -177,6 +177,6 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
     ),
     Reason.KUBELET_UNREACHABLE: (
         "The kubelet does not tell the agent which pod holds which GPU.",
-        "Check the mount of the kubelet's `pod-resources` directory.",
+        "Check the mount of the kubelet's `pod-resources` directory; preset `minimal` has none.",
     ),
 }

@@ -1,15 +1,19 @@
-/* A libnvidia-ml.so.1 whose GPUs stand in a file: $FAKE_NVML_STATE, read again whenever it was replaced.
+/* A libnvidia-ml.so.1 whose GPUs stand in a file, read again whenever it was replaced: $FAKE_NVML_STATE, or where the
+ * container runtime of a node with GPUs puts it.
  *
  * One record per line, fields separated by blanks; the last field of gpu and mig runs to the end of the line.
  *
  *   driver VERSION
  *   init CODE                     what nvmlInit returns
+ *   events CODE                   what nvmlDeviceRegisterEvents returns
  *   memory_v2 CODE                what nvmlDeviceGetMemoryInfo_v2 returns, as drivers without it do
  *   reloads N                     another N than at nvmlInit: everything is UNINITIALIZED until the next nvmlInit
  *   gpu INDEX UUID ERROR HANG_MS MEMORY_CODE MIG TOTAL RESERVED USED UTIL CELSIUS MILLIWATT ECC REMAP_FAILED PRODUCT
  *   mig INDEX SLOT UUID TOTAL RESERVED USED PRODUCT
  *   process INDEX SLOT PID BYTES  SLOT -1 is the whole GPU; BYTES -1 is "not available"
  *   xid SERIAL INDEX CODE         an event; serials grow
+ *
+ * Other records are for other readers.
  */
 #define NVML_NO_UNVERSIONED_FUNC_DEFS
 #include <nvml.h>
@@ -29,6 +33,7 @@
 #define SETS 64
 #define NAME 96
 #define LINE 512
+#define DEFAULT_STATE "/run/fake-nvidia/driver"
 
 typedef struct {
     int there;
@@ -45,7 +50,7 @@ typedef struct {
 
 typedef struct {
     char driver[NAME];
-    int init, memory_v2, gpus, processes, xids;
+    int init, events, memory_v2, gpus, processes, xids;
     long long reloads;
     Gpu gpu[GPUS];
     struct { int gpu, slot; unsigned pid; long long bytes; } process[PROCESSES];
@@ -70,6 +75,7 @@ static void parse(State *to, FILE *from) {
         Gpu one = {0};
         Memory part = {.there = 1};
         if (sscanf(line, "driver %95s", to->driver) == 1 || sscanf(line, "init %d", &to->init) == 1 ||
+            sscanf(line, "events %d", &to->events) == 1 ||
             sscanf(line, "memory_v2 %d", &to->memory_v2) == 1 || sscanf(line, "reloads %lld", &to->reloads) == 1)
             continue;
         if (sscanf(line, "gpu %d %95s %d %u %d %d %llu %llu %llu %u %u %u %llu %d %95[^\n]", &index, uuid, &one.error,
@@ -104,7 +110,8 @@ static void parse(State *to, FILE *from) {
 static int refresh(void) {
     const char *path = getenv("FAKE_NVML_STATE");
     struct stat now;
-    if (path == NULL || stat(path, &now) != 0) return 0;
+    if (path == NULL) path = DEFAULT_STATE;
+    if (stat(path, &now) != 0) return 0;
     if (now.st_ino == read_from.st_ino && now.st_mtim.tv_sec == read_from.st_mtim.tv_sec &&
         now.st_mtim.tv_nsec == read_from.st_mtim.tv_nsec)
         return 1;
@@ -394,11 +401,13 @@ nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) {
 }
 
 nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
+    State copy;
     Device found;
     nvmlReturn_t code = whole(device, &found);
     ptrdiff_t n = (char *)set - (char *)sets;
     (void)types;
-    if (code != NVML_SUCCESS) return code;
+    if (code != NVML_SUCCESS || (code = driver(&copy)) != NVML_SUCCESS) return code;
+    if (copy.events) return (nvmlReturn_t)copy.events;
     sets[(size_t)n / sizeof sets[0]].gpus |= 1U << found.index;
     return NVML_SUCCESS;
 }

@@ -78,6 +78,10 @@ class Driver:
     version: str = "580.65.06"
     init_code: int = 0
     """What initialising returns, e.g. 18 when the library does not fit the driver."""
+    cuda_code: int = 0
+    """What starting CUDA returns, e.g. 999 in containers that lost their devices: computing fails, NVML goes on."""
+    events_code: int = 0
+    """What listening for error events returns, e.g. 3 (NOT_SUPPORTED) on virtual GPUs."""
     memory_v2_code: int = 0
     """What the second memory call returns, e.g. 13 (FUNCTION_NOT_FOUND) for old drivers."""
     reloads: int = 0
@@ -100,6 +104,8 @@ def write(path: Path, driver: Driver) -> None:
 def _lines(driver: Driver) -> Iterable[str]:
     yield f"driver {driver.version}"
     yield f"init {driver.init_code}"
+    yield f"cuda {driver.cuda_code}"
+    yield f"events {driver.events_code}"
     yield f"memory_v2 {driver.memory_v2_code}"
     yield f"reloads {driver.reloads}"
     for index, gpu in enumerate(driver.gpus):

@@ -11,7 +11,6 @@ pytestmark = pytest.mark.e2e
 
 CHAT = {"name": "chat", "contextLength": 2048}
 STORAGE = {"cache": {"type": "Claim", "claimName": "models"}}
-TUNING = {"maxLoadedModels": 3}
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def claim(fleet: Fleet, namespace: str, tmp_path: Path) -> list[dict[str, Any]]:
 def test_one_job_fills_the_claim_and_servers_read_it(
     fleet: Fleet, namespace: str, claim: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace, storage=STORAGE, tuning=TUNING))
+    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace, storage=STORAGE))
     message = fleet.wait_reason("od", "chat", namespace, "ClaimMissing")["message"]
     assert "PersistentVolumeClaim models does not exist" in message
     fleet.apply(*claim)

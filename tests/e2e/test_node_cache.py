@@ -51,8 +51,7 @@ def test_the_cache_is_filled_before_the_pod_is_placed(
 def test_a_new_model_fills_the_cache_and_restarts_nothing(
     fleet: Fleet, open_namespace: str, storage: dict[str, Any]
 ) -> None:
-    tuning = {"maxLoadedModels": 3}
-    fleet.apply(model_set(fleet, open_namespace, CHAT), deployment(open_namespace, storage=storage, tuning=tuning))
+    fleet.apply(model_set(fleet, open_namespace, CHAT), deployment(open_namespace, storage=storage))
     fleet.wait_ready("chat", open_namespace, seconds=120)
     (before,) = fleet.pods_of(open_namespace, "g0")
     fleet.apply(model_set(fleet, open_namespace, CHAT, {"name": "other", "model": "qwen", "contextLength": 512}))

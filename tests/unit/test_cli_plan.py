@@ -129,7 +129,7 @@ def test_programs_get_bytes_reasons_and_remedies(capsys: pytest.CaptureFixture[s
     assert group["models"]["small"]["parts"]["kv"] > 0
     assert group["hostMemory"]["request"] > 0
     assert group["environment"]["OLLAMA_KV_CACHE_TYPE"] == group["kvCacheType"] == "q8_0"
-    assert {one["name"]: one["source"] for one in found["effective"]}["OLLAMA_MAX_LOADED_MODELS"] == "spec"
+    assert {one["name"]: one["source"] for one in found["effective"]}["version"] == "spec"
     assert main(["plan", "-f", FIVE, "-o", "yaml", *OFFLINE]) == 2
     assert yaml.safe_load(capsys.readouterr().out)["five"] == found
 
@@ -247,3 +247,12 @@ def test_a_bad_manifest_names_file_and_field(tmp_path: Path, capsys: pytest.Capt
     bad.write_text("kind: ModelSet\nmetadata: {name: x}\nspec: {models: [{name: a, contextLength: many}]}\n")
     assert main(["plan", "-f", str(bad), *OFFLINE]) == 1
     assert "bad.yaml: ModelSet x: spec.models.0.contextLength" in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    plan = [sys.executable, "-m", "ollama_fleet.cli.main", "plan", "llama3.1:8b", *OFFLINE]
+    done = subprocess.run(plan, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -180,9 +180,9 @@ def test_these_changes_restart_nothing(change: dict[str, Any]) -> None:
 
 def test_a_new_pinned_model_restarts_nothing_where_the_cache_is_shared() -> None:
     storage = {"cache": {"type": "Node"}}
-    before = objects(storage=storage, tuning={"maxLoadedModels": 2})["Deployment"]
+    before = objects(storage=storage)["Deployment"]
     models = ({"name": "a"}, {"name": "b"})
-    after = objects(live=before, models=models, storage=storage, tuning={"maxLoadedModels": 2})["Deployment"]
+    after = objects(live=before, models=models, storage=storage)["Deployment"]
     assert after["spec"]["template"] == before["spec"]["template"]
 
 

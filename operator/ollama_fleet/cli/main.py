@@ -1,6 +1,7 @@
 """``kubectl ollama``: what people ask a fleet."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
@@ -14,7 +15,14 @@ _DONE, _ERROR = 0, 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when all asked for is Ready or fits, 2 when something is or does not, 1 when it cannot be told."""
     options = _parser().parse_args(arguments)
-    return _COMMANDS[options.command](options)
+    try:
+        found = _COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has seen enough; without this the interpreter would complain when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _ERROR
+    return found
 
 
 class _Parser(argparse.ArgumentParser):

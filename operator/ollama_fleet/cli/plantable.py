@@ -10,6 +10,7 @@ from ollama_fleet.sizing.estimate import GIB
 
 _WIDTH: Final = 80
 _BAR: Final = 36
+_NAME: Final = 19
 _COLUMNS: Final = "{:<22} {:>8} {:>8} {:>8} {:>8} {:>8}  {}"
 
 
@@ -56,7 +57,8 @@ def _group(group: GroupView) -> Iterator[str]:
 
 
 def _row(row: ModelRow) -> str:
-    name = f"  {row.name[:17]}{'*' if row.residency != 'Pinned' else ''}"
+    name = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME - 1]}…"
+    name = f"  {name}{'*' if row.residency != 'Pinned' else ''}"
     if row.estimate is None:
         return f"{name:<22} not sized: its header is not known"
     reserve = gibibytes(row.estimate.reserve) if row.on_gpu else "-"

@@ -26,6 +26,10 @@ class Layer:
     """Elements of recurrent state, f32."""
     dense: bool = False
     """In a mixture of experts: a layer without experts."""
+    borrows: bool = False
+    """Attends over the cache of an earlier layer."""
+    draft: bool = False
+    """Predicts further tokens: idle unless a draft is asked for."""
 
 
 _PERIODS: Final[Mapping[str, tuple[int, bool]]] = {
@@ -74,13 +78,12 @@ def layers_of(metadata: Metadata, count: int, embedding: int, heads: int) -> tup
     state = _state(metadata, embedding)
     feed_forward = metadata.per_layer("feed_forward_length", count)
     own = _GEMMA3N_OWN_LAYERS if architecture == "gemma3n" else count - metadata.number("attention.shared_kv_layers")
-    # The last layers of models that predict several tokens only serve a draft.
-    own = min(own, count - metadata.number("nextn_predict_layers"))
+    drafts = count - metadata.number("nextn_predict_layers")
     leading = metadata.number("leading_dense_block_count")
     found = []
     for index in range(count):
-        keeps = index < own and not _only_feeds_forward(architecture, feed_forward[index])
-        attends = keeps and (not recurrent[index] or architecture == "falcon-h1")
+        works = not _only_feeds_forward(architecture, feed_forward[index])
+        attends = works and kv_heads[index] > 0 and (not recurrent[index] or architecture == "falcon-h1")
         window = windows[index]
         short_key = metadata.number("attention.key_length_swa", key) if window is not None else key
         short_value = metadata.number("attention.value_length_swa", value) if window is not None else value
@@ -90,8 +93,10 @@ def layers_of(metadata: Metadata, count: int, embedding: int, heads: int) -> tup
                 key_length=short_key if attends else 0,
                 value_length=short_value if attends else 0,
                 window=window if attends else None,
-                state=state if keeps and recurrent[index] else 0,
+                state=state if works and recurrent[index] else 0,
                 dense=index < leading,
+                borrows=attends and index >= own,
+                draft=index >= drafts,
             )
         )
     return tuple(found)

@@ -46,6 +46,26 @@ class Latent:
     value_length: int
 
 
+MixerKind = Literal["delta", "mamba", "mamba2", "convolution", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """What recurrent layers do with their state; lengths in elements."""
+
+    kind: MixerKind
+    inner: int
+    """Width of the scan."""
+    keys: int
+    """Of all key heads (and of the queries) together."""
+    state: int
+    """Per channel or key head."""
+    heads: int
+    """Of the values; of mamba: the rank of the time step."""
+    kernel: int
+    """Of the convolution, in tokens."""
+
+
 Gate = Literal["parallel", "fused", "none"]
 """A feed-forward network's gate: beside the input matrix, in one matrix with it, or absent."""
 
@@ -75,18 +95,30 @@ class ModelShape:
     weights: Weights
     file_bytes: int
     """Of the file with the weights."""
-    recurrent_width: int = 0
-    """Inner size of recurrent layers."""
-    recurrent_keys: int = 0
-    """Elements of the keys (and of the queries) of a recurrent layer."""
+    mixer: Mixer | None = None
+    """Of recurrent layers."""
     shared_expert_length: int = 0
     """Width of the experts that every token uses."""
     gate: Gate = "parallel"
     fused_qkv: bool = False
     gated_attention: bool = False
+    centred_norm: bool = False
+    """Layer norms, which never write over their input, not those of root mean squares."""
     parallel_blocks: bool = False
     """Attention and feed-forward network read the same input."""
     latent: Latent | None = None
+    latent_heads: Latent | None = None
+    """The same in a file that keeps the keys and values of all heads."""
+
+    @property
+    def single_parts(self) -> bool:
+        """Whether each layer is attention, a recurrence or a network, never two of them."""
+        return self.architecture.startswith("nemotron_h")
+
+    @property
+    def windowed(self) -> bool:
+        """Whether any layer looks back over a window only."""
+        return any(layer.window is not None for layer in self.layers)
 
     @property
     def recurrent(self) -> bool:
@@ -111,6 +143,13 @@ _UNGATED: Final = frozenset(
 )
 _FUSED_QKV: Final = frozenset({"phi3", "qwen", "chatglm", "falcon", "bloom", "gpt2", "gptneox", "mpt", "phi2"})
 _GATED_ATTENTION: Final = frozenset({"qwen3next", "qwen35", "qwen35moe"})
+_MIXERS: Final[Mapping[str, MixerKind]] = {
+    **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), "delta"),
+    **dict.fromkeys(("mamba", "jamba"), "mamba"),
+    **dict.fromkeys(("mamba2", "falcon-h1", "granitehybrid", "nemotron_h", "nemotron_h_moe", "plamo2"), "mamba2"),
+    **dict.fromkeys(("lfm2", "lfm2moe"), "convolution"),
+    **dict.fromkeys(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"), "time"),
+}
 _PARALLEL: Final = frozenset({"command-r", "cohere2", "phi2", "falcon", "gptneox", "stablelm"})
 """What a table of tensors would show, for models of which only the metadata is known."""
 _BLOCK: Final = re.compile(r"blk\.\d+\.(\w+)\.weight")
@@ -155,20 +194,37 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         encoder=architecture in ENCODERS,
         weights=weights,
         file_bytes=file_bytes,
-        recurrent_width=metadata.number("ssm.inner_size"),
-        recurrent_keys=metadata.number("ssm.group_count") * metadata.number("ssm.state_size"),
-        shared_expert_length=_shared_expert_length(metadata),
+        mixer=_mixer(metadata),
+        shared_expert_length=_shared_expert_length(metadata, names),
         gate=_gate(metadata, names),
         fused_qkv="attn_qkv" in names if names else architecture in _FUSED_QKV,
         gated_attention=architecture in _GATED_ATTENTION,
+        centred_norm=not metadata.has("attention.layer_norm_rms_epsilon") and metadata.has("attention.layer_norm_epsilon"),
         parallel_blocks=architecture in _PARALLEL,
         latent=_latent(metadata),
     )
 
 
-def _shared_expert_length(metadata: Metadata) -> int:
+def _shared_expert_length(metadata: Metadata, names: Mapping[str, Tensor]) -> int:
+    if "ffn_up_shexp" in names:
+        return names["ffn_up_shexp"].shape[-1]
     explicit = metadata.number("expert_shared_feed_forward_length")
     return explicit or metadata.number("expert_shared_count") * metadata.number("expert_feed_forward_length")
+
+
+def _mixer(metadata: Metadata) -> Mixer | None:
+    kind = _MIXERS.get(metadata.architecture)
+    if kind is None:
+        return None
+    kernel = "shortconv.l_cache" if kind == "convolution" else "ssm.conv_kernel"
+    return Mixer(
+        kind=kind,
+        inner=metadata.number("ssm.inner_size"),
+        keys=metadata.number("ssm.group_count") * metadata.number("ssm.state_size"),
+        state=metadata.number("ssm.state_size"),
+        heads=metadata.number("ssm.time_step_rank"),
+        kernel=metadata.number(kernel),
+    )
 
 
 def _gate(metadata: Metadata, names: Mapping[str, Tensor]) -> Gate:

@@ -19,7 +19,8 @@ from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.load import Engine, Load, batch, slots
 from ollama_fleet.sizing.metadata import Metadata
-from ollama_fleet.sizing.shape import ModelShape, Weights, shape_from
+from ollama_fleet.sizing.shape import ModelShape, shape_from
+from ollama_fleet.sizing.weights import Weights
 
 DATA: Final = Path(__file__).parent.parent / "tests" / "data" / "vram-points.csv"
 GIB: Final = 2**30

@@ -7,7 +7,8 @@ from ollama_fleet.sizing.estimate import CONTEXT_BYTES, GIB, estimate, predictio
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.load import Engine, Load, engine_of
 from ollama_fleet.sizing.metadata import Metadata
-from ollama_fleet.sizing.shape import ModelShape, Weights, shape_from
+from ollama_fleet.sizing.shape import ModelShape, shape_from
+from ollama_fleet.sizing.weights import Weights
 
 
 def llama(**changes: int) -> ModelShape:

@@ -28,6 +28,10 @@ class LayerKind(Observed):
     """Elements of recurrent state per slot."""
     dense: bool = False
     """Without experts, in a mixture of experts."""
+    borrows: bool = False
+    """Uses the cache of an earlier layer."""
+    draft: bool = False
+    """Predicts further tokens."""
 
 
 class LatentAttention(Observed):
@@ -56,6 +60,25 @@ class TensorBytes(Observed):
     """Token embeddings, which stay in host memory."""
     projector: Bytes = 0
     """Vision and audio towers."""
+    draft: Bytes = 0
+    """Layers that predict further tokens."""
+
+
+class RecurrentMixer(Observed):
+    """How recurrent layers mix tokens."""
+
+    kind: Literal["delta", "mamba", "mamba2", "convolution"]
+    """The family."""
+    inner: Count = 0
+    """Width of the scan."""
+    keys: Count = 0
+    """Elements of all key heads."""
+    state: Count = 0
+    """Elements per channel or key head."""
+    heads: Count = 0
+    """Heads of the values."""
+    kernel: Count
+    """Tokens of the convolution."""
 
 
 class ModelHeader(Observed):
@@ -93,17 +116,19 @@ class ModelHeader(Observed):
     """Bytes of the tensors."""
     file_bytes: Bytes = 0
     """Bytes of the file."""
-    recurrent_width: Count = 0
-    """Inner size of recurrent layers."""
-    recurrent_keys: Count = 0
-    """Elements of the keys of a recurrent layer."""
+    mixer: RecurrentMixer | None = None
+    """How recurrent layers mix tokens, where the model has such."""
     gate: Literal["parallel", "fused", "none"] = "parallel"
     """The feed-forward network's gate."""
     fused_qkv: bool = Field(default=False, alias="fusedQKV")
     """Queries, keys and values in one matrix."""
     gated_attention: bool = False
     """Attention with a gate."""
+    centred_norm: bool = False
+    """Layer norms."""
     parallel_blocks: bool = False
     """Attention and feed-forward network side by side."""
     latent: LatentAttention | None = None
     """Multi-head latent attention, where the model has it."""
+    latent_heads: LatentAttention | None = None
+    """The same, in a file that keeps the keys and values of all heads."""

@@ -9,7 +9,8 @@ from typing import Final
 
 from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.metadata import Metadata
-from ollama_fleet.sizing.shape import ModelShape, Weights, shape_from
+from ollama_fleet.sizing.shape import ModelShape, shape_from
+from ollama_fleet.sizing.weights import Weights
 
 _MIB: Final = 2**20
 

@@ -21,12 +21,17 @@ def kv_bytes(model: ModelShape, load: Load, engine: Engine) -> int:
     kind = BY_NAME[load.kv_type]
     total = 0
     for layer in model.layers:
-        if layer.kv_heads:
+        if layer.kv_heads and _keeps(layer, engine):
             row = kind.row_bytes(layer.kv_heads * layer.key_length) + kind.row_bytes(
                 layer.kv_heads * layer.value_length
             )
             total += row * cells(model, layer, load, engine)
     return total
+
+
+def _keeps(layer: Layer, engine: Engine) -> bool:
+    """llama.cpp now keeps a cache for layers of drafts too; Ollama's copy of it did not (``n_layer_kv_from_start``)."""
+    return not layer.borrows and (engine is Engine.LLAMA_SERVER or not layer.draft)
 
 
 def state_bytes(model: ModelShape, load: Load) -> int:

@@ -1,12 +1,14 @@
 """The GPU memory that a model needs: its parts, each with the formula it came from and how far it can be trusted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ollama_fleet.sizing.blocks import Batch, compute_bytes
+from ollama_fleet.sizing.blocks import Batch, Habits
 from ollama_fleet.sizing.cache import kv_bytes, sequence_cells, state_bytes, window_cells
+from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.load import Engine, Load, batch, context, slots
 from ollama_fleet.sizing.shape import ModelShape
+from ollama_fleet.sizing.worst import compute_bytes
 
 Confidence = Literal["measured", "exact", "modelled", "low"]
 
@@ -25,8 +27,10 @@ _UNEVEN: Final = 1.08
 """Layers are whole: one GPU gets more than its share."""
 _KNOWN: Final = frozenset(
     {
-        *("llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "mistral3", "granite", "command-r", "cohere2"),
-        *("qwen2moe", "qwen3moe", "gpt-oss", "gptoss", "deepseek2", "glm4", "qwen25vl", "qwen3vl", "qwen3vlmoe"),
+        *("bert", "cohere2", "command-r", "deepseek2", "falcon-h1", "gemma2", "gemma3", "glm4", "glm4moe", "gpt-oss"),
+        *("gptoss", "granite", "granitehybrid", "jamba", "lfm2", "llama", "llama4", "mamba", "mistral3", "nemotron_h"),
+        *("nomic-bert", "phi3", "qwen2", "qwen25vl", "qwen2moe", "qwen3", "qwen35", "qwen35moe", "qwen3moe"),
+        *("qwen3next", "qwen3vl", "qwen3vlmoe"),
     }
 )
 """Architectures whose graph was held against llama.cpp, or is made of the same blocks."""
@@ -95,11 +99,12 @@ def estimate(model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1) ->
     if vision:
         parts.insert(1, Part("projector", vision, "tensors of the towers and their graph", "low"))
     spread = weights.layers + kv + state
+    most = spread + weights.draft
     single = weights.output + vision
     return Estimate(
         parts=tuple(parts),
         per_gpu=_shares(spread, single, expected + CONTEXT_BYTES, gpus=gpus),
-        reserve_per_gpu=_reserve(model, spread, single, worst, gpus=gpus),
+        reserve_per_gpu=_reserve(model, most, single, worst, gpus=gpus),
         predicted=prediction(model, load),
     )
 
@@ -115,19 +120,33 @@ def _compute(model: ModelShape, load: Load, engine: Engine, *, bounded: bool) ->
     size, count = batch(model, load, engine), slots(model, load)
     # Only Ollama's copy of llama.cpp asks for the logits of a whole batch; others for those of one token per slot.
     few = engine is not Engine.LLAMA_RUNNER and not bounded
-    return graph_bytes(model, load, engine, outputs=count if few else max(size, count))
+    # Where copies of the cache stand in no buffer, the driver holds them in a pool.
+    habits = replace(_habits(engine), half_copies=True) if bounded else None
+    return graph_bytes(model, load, engine, outputs=count if few else max(size, count), habits=habits)
 
 
-def graph_bytes(model: ModelShape, load: Load, engine: Engine, *, outputs: int) -> int:
+def graph_bytes(model: ModelShape, load: Load, engine: Engine, *, outputs: int, habits: Habits | None = None) -> int:
     """Bytes of the compute buffer when logits of ``outputs`` tokens are wanted."""
     size, count = batch(model, load, engine), slots(model, load)
     own = sequence_cells(model, load, engine)
     # One cache for all slots, until llama-server gave each its own.
     streams, cells = (count, own) if engine is Engine.LLAMA_SERVER else (1, own * count)
     window = next((layer.window for layer in model.layers if layer.window), None)
-    windowed = window_cells(model, window, load, engine) if window and engine is Engine.LLAMA_SERVER else cells
-    shape = Batch(max(size, count), outputs, streams, cells, flash=load.flash_attention)
-    return compute_bytes(model, shape, window_cells=windowed)
+    shape = Batch(
+        tokens=max(size, count),
+        outputs=outputs,
+        streams=streams,
+        cells=cells,
+        window_cells=window_cells(model, window, load, engine) if window and engine is Engine.LLAMA_SERVER else cells,
+        flash=load.flash_attention,
+        kind=BY_NAME[load.kv_type],
+    )
+    return compute_bytes(model, shape, habits or _habits(engine))
+
+
+def _habits(engine: Engine) -> Habits:
+    newer = engine is Engine.LLAMA_SERVER
+    return Habits(half_copies=newer, rotated=newer)
 
 
 def _state_confidence(engine: Engine) -> Confidence:

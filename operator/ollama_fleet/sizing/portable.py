@@ -2,11 +2,12 @@
 
 from dataclasses import asdict, replace
 
-from ollama_fleet.api.modelheader import LatentAttention, LayerKind, ModelHeader, TensorBytes
+from ollama_fleet.api.modelheader import LatentAttention, LayerKind, ModelHeader, RecurrentMixer, TensorBytes
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.layers import Layer
 from ollama_fleet.sizing.metadata import MAX_LAYERS
-from ollama_fleet.sizing.shape import Latent, ModelShape, Weights
+from ollama_fleet.sizing.shape import Latent, Mixer, ModelShape
+from ollama_fleet.sizing.weights import Weights
 
 _MOST_KINDS = 32
 
@@ -25,6 +26,8 @@ def to_document(model: ModelShape) -> ModelHeader:
             "layers": [LayerKind(count=count, **asdict(layer)) for layer, count in counts.items()],
             "weights": TensorBytes(**values["weights"]),
             "latent": LatentAttention(**values["latent"]) if values["latent"] else None,
+            "latent_heads": LatentAttention(**values["latent_heads"]) if values["latent_heads"] else None,
+            "mixer": RecurrentMixer(**values["mixer"]) if values["mixer"] else None,
         }
     )
 
@@ -37,5 +40,9 @@ def from_document(header: ModelHeader) -> ModelShape:
         count = min(kind.pop("count"), MAX_LAYERS - len(layers))
         layers += [Layer(**kind)] * count
     values["weights"] = Weights(**values["weights"])
-    values["latent"] = Latent(**values["latent"]) if values["latent"] else None
+    for name in ("latent", "latent_heads"):
+        values[name] = Latent(**values[name]) if values[name] else None
+    # What others write into a status may miss something.
+    mixer = Mixer(**values["mixer"]) if values["mixer"] else None
+    values["mixer"] = mixer if mixer and mixer.whole else None
     return ModelShape(layers=tuple(layers), **values)

@@ -13,12 +13,23 @@ from ollama_fleet.sizing.shape import Mixer
 def recurrent(scene: Scene, layer: Layer, h: Node) -> Node:
     """One recurrent layer: (width, tokens) to the same."""
     mixer = scene.model.mixer
-    assert mixer is not None
+    if mixer is None:
+        return _unknown(scene, layer, h)
     if mixer.kind == "delta":
         return _delta(scene, mixer, layer, h)
     if mixer.kind == "convolution":
         return _convolution(scene, mixer, h)
     return _mamba(scene, mixer, h) if mixer.kind == "mamba" else _mamba2(scene, mixer, h)
+
+
+def _unknown(scene: Scene, layer: Layer, h: Node) -> Node:
+    """What all have: an input and a gate, and a scan over both that ends with the new state."""
+    graph, batch, width = scene.graph, scene.batch, scene.model.embedding_length
+    state = _gathered(scene, layer.state)
+    gate = scene.project(h, width)
+    scanned = _scanned(scene, scene.project(h, 2 * width), state, inner=width, state=layer.state)
+    out = graph.over(graph.fresh(graph.view(scanned, width, batch.tokens), shape=(width, batch.tokens)), gate)
+    return scene.project(out, width)
 
 
 def _gathered(scene: Scene, elements: int) -> Node:

@@ -1,7 +1,4 @@
-"""What sizing needs to know of a model, whatever its architecture: its layers, its widths, and where bytes lie.
-
-Which tensors stay on the CPU is llama.cpp's choice: ``src/llama-model.cpp``, build 10488.
-"""
+"""What sizing needs to know of a model, whatever its architecture: its layers, its widths, and where bytes lie."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,25 +8,7 @@ from typing import Final, Literal
 from ollama_fleet.sizing.gguf import Header, InvalidHeader, Tensor
 from ollama_fleet.sizing.layers import Layer, head_length, layers_of
 from ollama_fleet.sizing.metadata import MAX_LAYERS, Metadata
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Bytes of tensors, by where they go."""
-
-    layers: int
-    """Repeating layers."""
-    output: int
-    """Output norm and matrix; a tied model's copy of the token embeddings."""
-    host: int
-    """Token embeddings, which stay in host memory."""
-    projector: int = 0
-    """Vision and audio towers inside the file."""
-
-    @property
-    def gpu(self) -> int:
-        """Bytes on the GPU when every layer is offloaded."""
-        return self.layers + self.output + self.projector
+from ollama_fleet.sizing.weights import Weights, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +25,7 @@ class Latent:
     value_length: int
 
 
-MixerKind = Literal["delta", "mamba", "mamba2", "convolution", "time"]
+MixerKind = Literal["delta", "mamba", "mamba2", "convolution"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +43,11 @@ class Mixer:
     """Of the values; of mamba: the rank of the time step."""
     kernel: int
     """Of the convolution, in tokens."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing that its graph needs is missing."""
+        return self.kernel > 0 and (self.kind == "convolution" or min(self.inner, self.heads, self.state) > 0)
 
 
 Gate = Literal["parallel", "fused", "none"]
@@ -148,19 +132,18 @@ _MIXERS: Final[Mapping[str, MixerKind]] = {
     **dict.fromkeys(("mamba", "jamba"), "mamba"),
     **dict.fromkeys(("mamba2", "falcon-h1", "granitehybrid", "nemotron_h", "nemotron_h_moe", "plamo2"), "mamba2"),
     **dict.fromkeys(("lfm2", "lfm2moe"), "convolution"),
-    **dict.fromkeys(("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"), "time"),
 }
 _PARALLEL: Final = frozenset({"command-r", "cohere2", "phi2", "falcon", "gptneox", "stablelm"})
 """What a table of tensors would show, for models of which only the metadata is known."""
 _BLOCK: Final = re.compile(r"blk\.\d+\.(\w+)\.weight")
-_HOST_TENSORS: Final = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
-_PROJECTOR: Final = ("v.", "mm.", "a.")
 
 
 def shape_of(header: Header, *, file_bytes: int) -> ModelShape:
     """The shape of the model in a file of ``file_bytes``. Raises InvalidHeader when the header makes no sense."""
     metadata = Metadata(header.metadata)
-    return shape_from(metadata, weights=weights_of(header.tensors), file_bytes=file_bytes, tensors=header.tensors)
+    drafts = metadata.required("block_count") - metadata.number("nextn_predict_layers")
+    weights = weights_of(header.tensors, drafts=drafts)
+    return shape_from(metadata, weights=weights, file_bytes=file_bytes, tensors=header.tensors)
 
 
 def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors: Iterable[Tensor] = ()) -> ModelShape:
@@ -199,9 +182,11 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         gate=_gate(metadata, names),
         fused_qkv="attn_qkv" in names if names else architecture in _FUSED_QKV,
         gated_attention=architecture in _GATED_ATTENTION,
-        centred_norm=not metadata.has("attention.layer_norm_rms_epsilon") and metadata.has("attention.layer_norm_epsilon"),
+        centred_norm=metadata.has("attention.layer_norm_epsilon")
+        and not metadata.has("attention.layer_norm_rms_epsilon"),
         parallel_blocks=architecture in _PARALLEL,
         latent=_latent(metadata),
+        latent_heads=_latent_heads(metadata),
     )
 
 
@@ -217,7 +202,7 @@ def _mixer(metadata: Metadata) -> Mixer | None:
     if kind is None:
         return None
     kernel = "shortconv.l_cache" if kind == "convolution" else "ssm.conv_kernel"
-    return Mixer(
+    mixer = Mixer(
         kind=kind,
         inner=metadata.number("ssm.inner_size"),
         keys=metadata.number("ssm.group_count") * metadata.number("ssm.state_size"),
@@ -225,6 +210,7 @@ def _mixer(metadata: Metadata) -> Mixer | None:
         heads=metadata.number("ssm.time_step_rank"),
         kernel=metadata.number(kernel),
     )
+    return mixer if mixer.whole else None
 
 
 def _gate(metadata: Metadata, names: Mapping[str, Tensor]) -> Gate:
@@ -237,6 +223,18 @@ def _gate(metadata: Metadata, names: Mapping[str, Tensor]) -> Gate:
     return "fused" if up.shape[-1] == 2 * metadata.number("feed_forward_length") else "none"
 
 
+def _latent_heads(metadata: Metadata) -> Latent | None:
+    if metadata.has("attention.key_length_mla") or not metadata.has("attention.kv_lora_rank"):
+        return None
+    return Latent(
+        rank=metadata.required("attention.kv_lora_rank"),
+        query_rank=metadata.number("attention.q_lora_rank"),
+        rope_length=metadata.required("rope.dimension_count"),
+        key_length=metadata.number("attention.key_length"),
+        value_length=metadata.number("attention.value_length"),
+    )
+
+
 def _latent(metadata: Metadata) -> Latent | None:
     if not metadata.has("attention.key_length_mla"):
         return None
@@ -247,22 +245,3 @@ def _latent(metadata: Metadata) -> Latent | None:
         key_length=metadata.required("attention.key_length_mla"),
         value_length=metadata.required("attention.value_length_mla"),
     )
-
-
-def weights_of(tensors: Iterable[Tensor]) -> Weights:
-    """Where llama.cpp puts each tensor when every layer goes to the GPU."""
-    layers = output = host = projector = embeddings = 0
-    tied = True
-    for tensor in tensors:
-        if tensor.name.startswith("blk."):
-            layers += tensor.bytes
-        elif tensor.name.startswith(_PROJECTOR):
-            projector += tensor.bytes
-        elif tensor.name.startswith(_HOST_TENSORS):
-            host += tensor.bytes
-            embeddings += tensor.bytes if tensor.name == "token_embd.weight" else 0
-        else:
-            output += tensor.bytes
-            tied = tied and tensor.name != "output.weight"
-    has_output = output > 0
-    return Weights(layers, output + (embeddings if tied and has_output else 0), host, projector)

@@ -3,7 +3,6 @@
 Source: ``src/llama-context.cpp`` (``graph_reserve``) and ``src/models/*.cpp`` of llama.cpp, build 10488.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from ollama_fleet.sizing.attention import attended, attention, written
@@ -26,24 +25,14 @@ _NORM_FIRST: Final = frozenset({"qwen3next", "qwen35", "qwen35moe"})
 _INPUT_FIRST: Final = frozenset({"jamba", "lfm2", "lfm2moe"})
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The share of one GPU."""
-
-    first: bool = True
-    """Starts from the token embeddings."""
-    last: bool = True
-    """Computes the logits."""
-
-
-def compute_bytes(model: ModelShape, batch: Batch, habits: Habits, part: Part = Part()) -> int:
-    """Bytes of the compute buffer of one GPU."""
+def compute_bytes(model: ModelShape, batch: Batch, habits: Habits) -> int:
+    """Bytes of the compute buffer of the GPU that computes the logits."""
     scene = Scene(model, batch, habits)
     x = scene.once("hidden", model.embedding_length, batch.tokens)
     layers = _distinct(model.layers)
     for index, layer in enumerate(layers):
-        x = _layer(scene, layer, x, last=part.last and index == len(layers) - 1)
-    if part.last and not model.encoder:
+        x = _layer(scene, layer, x, last=index == len(layers) - 1)
+    if not model.encoder:
         x = scene.norm(x)
         if model.architecture in _LATE_PICK:
             x = scene.pick(x)
@@ -104,6 +93,4 @@ def _mixed(scene: Scene, layer: Layer, x: Node, h: Node) -> Node | None:
 def _distinct(layers: tuple[Layer, ...]) -> list[Layer]:
     """Some layers of each kind, whatever their order: the peak does not grow with equal ones."""
     kinds = {layer: layers.count(layer) for layer in dict.fromkeys(layers) if not layer.draft}
-    import os
-    if os.environ.get("REAL"): return [l for l in layers if not l.draft]
     return [layer for turn in range(_DEEP) for layer, count in kinds.items() if count > turn]

@@ -61,7 +61,9 @@ def decoder(
     return made
 
 
-def attention(made: Sketch, p: str, *, heads: int, kv_heads: int, head: int, wide: int = 1, norms: bool = False) -> None:
+def attention(
+    made: Sketch, p: str, *, heads: int, kv_heads: int, head: int, wide: int = 1, norms: bool = False
+) -> None:
     """Queries, keys, values and the output; ``wide`` 2: a gate beside the queries."""
     width = made.metadata["embedding_length"]
     made.norms(f"{p}attn_norm", width=width)
@@ -84,7 +86,9 @@ def dense(made: Sketch, p: str, inner: int, *, norm: str | None = "ffn_norm", ga
     made.add(f"{p}ffn_down.weight", inner, width, kind="q6_k")
 
 
-def experts(made: Sketch, p: str, *, count: int, inner: int, shared: int = 0, kind: str = "q4_k", norm: str | None = "ffn_norm") -> None:
+def experts(
+    made: Sketch, p: str, *, count: int, inner: int, shared: int = 0, kind: str = "q4_k", norm: str | None = "ffn_norm"
+) -> None:
     """A mixture of experts, and one that every token uses."""
     width = made.metadata["embedding_length"]
     if norm:

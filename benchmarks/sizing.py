@@ -1,17 +1,18 @@
 """Estimates against measured loads: a table of public logs, one record per row.
 
 The table knows a model's main dimensions and not its tensors, so what a header would give exactly is filled in here:
-the bytes of the embeddings by quantisation, and the width of the feed-forward network.
+the bytes of the embeddings by quantisation, and the widths of feed-forward networks as they were published.
 """
 
 import csv
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.published import widths
 from benchmarks.report import Report, Row
 from ollama_fleet.sizing.cache import kv_bytes
 from ollama_fleet.sizing.estimate import CONTEXT_BYTES, Estimate, estimate, graph_bytes
@@ -43,8 +44,6 @@ _EMBEDDING_TYPES: Final = {
     **dict.fromkeys(("Q5_K_M", "Q5_K_S"), "q5_k"),
     **dict.fromkeys(("Q3_K_M", "IQ3_XXS", "IQ3_K"), "q3_k"),
 }
-_FEED_FORWARD: Final = 3.5
-"""Times the width of the embeddings, as in most dense models."""
 _HOST_SHARE: Final = 0.2
 """Of the file in host memory: more means that experts were left there."""
 _RECURRENT: Final = ("qwen35", "qwen3next", "mamba", "lfm2", "nemotron_h", "falcon-h1")
@@ -124,11 +123,14 @@ def usable(row: dict[str, str]) -> Point | str:
         return "mixed types of keys and values"
     if row["engine"] not in _ENGINES:
         return f"engine {row['engine']!r}"
-    parallel = int(row["num_parallel"] or 1) if row["ctx_basis"] == "per_sequence" else 1
+    count = int(row["num_parallel"] or 1)
+    parallel = count if row["ctx_basis"] == "per_sequence" else 1
     try:
         model = _model(row)
     except InvalidHeader as error:
         return str(error)
+    if row["engine"] == "llama.cpp" and parallel < count:
+        model = _one_cache(model, count)
     load = Load(
         context=int(row["ctx_total"]) // parallel,
         parallel=parallel,
@@ -140,9 +142,23 @@ def usable(row: dict[str, str]) -> Point | str:
     return Point(row, model, load, engine)
 
 
+def _one_cache(model: ModelShape, count: int) -> ModelShape:
+    """llama.cpp by itself has one cache for all sequences, with a window for each of them."""
+    layers = (replace(layer, window=layer.window * count if layer.window else None) for layer in model.layers)
+    return replace(model, layers=tuple(layers))
+
+
 def _model(row: dict[str, str]) -> ModelShape:
     architecture = row["architecture"]
     width = int(float(row["embedding_length"] or 0))
+    known_widths = widths(
+        architecture,
+        int(row["block_count"] or 0),
+        width,
+        experts=int(row["expert_count"] or 0),
+        multi_head=row["head_count"] == row["head_count_kv"],
+        billions=float(row["params_b"] or 0),
+    )
     known = {
         "block_count": row["block_count"],
         "embedding_length": row["embedding_length"],
@@ -154,7 +170,17 @@ def _model(row: dict[str, str]) -> ModelShape:
         "vocab_size": row["vocab_size"],
     }
     values: dict[str, Any] = {f"{architecture}.{name}": int(float(text)) for name, text in known.items() if text}
-    values |= {"general.architecture": architecture, f"{architecture}.feed_forward_length": int(_FEED_FORWARD * width)}
+    values |= {"general.architecture": architecture, f"{architecture}.feed_forward_length": known_widths.inner}
+    if known_widths.expert:
+        experts = {
+            "expert_count": int(row["expert_count"]),
+            "expert_used_count": known_widths.used,
+            "expert_feed_forward_length": known_widths.expert,
+            "expert_shared_feed_forward_length": known_widths.shared,
+            "leading_dense_block_count": known_widths.leading,
+            "nextn_predict_layers": known_widths.drafts,
+        }
+        values |= {f"{architecture}.{name}": value for name, value in experts.items() if value}
     # The fork keeps compressed keys only, and only together with flash attention.
     if architecture == "deepseek2" and row["engine"] == "ik_llama.cpp" and row["flash_attn"] == "1":
         latent = {"key_length_mla": 192, "value_length_mla": 128, "kv_lora_rank": 512, "q_lora_rank": 1536}
@@ -182,7 +208,7 @@ def judge(point: Point) -> dict[str, Any]:
     kv = _sum(point.figure("kv_gib"), point.figure("kv_cpu_gib"))
     if kv and row["kv_flag"].startswith("ok"):
         record["kv"] = _error(kv_bytes(point.model, point.load, point.engine), kv, rounded=_rounded(row["kv_gib"]))
-    on_host = float(row["weights_cpu_gib"] or 0) > _HOST_SHARE * float(row["file_size_gib"] or "inf")
+    on_host = _on_host(row)
     described = bool(row["flash_attn"]) and not point.model.architecture.startswith(_RECURRENT)
     whole = not row["partial"] and not on_host and described
     graph = point.figure("graph_gib")
@@ -194,6 +220,14 @@ def judge(point: Point) -> dict[str, Any]:
         record["reserve"] = 100 * (guess.reserve - total) / total
         record["rule_of_thumb"] = 100 * (1.4 * point.model.file_bytes - total) / total
     return record
+
+
+def _on_host(row: dict[str, str]) -> bool:
+    """Whether layers or experts were left in host memory; token embeddings are there always."""
+    on_gpu, left = float(row["weights_gib"] or 0), float(row["weights_cpu_gib"] or 0)
+    if not on_gpu:
+        return left > _HOST_SHARE * float(row["file_size_gib"] or "inf")
+    return on_gpu < (1 - _HOST_SHARE) * float(row["file_size_gib"] or 0) or left > on_gpu
 
 
 def _logged(guess: Estimate) -> int:

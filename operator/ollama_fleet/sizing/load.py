@@ -68,9 +68,9 @@ def context(model: ModelShape, load: Load) -> int:
 
 def batch(model: ModelShape, load: Load, engine: Engine) -> int:
     """Tokens of a micro-batch. From 0.30 Ollama raises it with the whole context (``llm/llama_server.go``)."""
-    if load.batch is not None:
-        return load.batch
     total = context(model, load) * slots(model, load)
+    if load.batch is not None:
+        return min(load.batch, total)
     if engine is not Engine.LLAMA_SERVER or not load.flash_attention:
         return min(512, max(1, total))
     if model.encoder:

@@ -5,7 +5,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.report import Report, machine
 
@@ -33,12 +33,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures to a file")
     options = parser.parse_args()
     chosen = list(_NAMES) if options.name == "all" else [options.name]
-    written = {"machine": machine()}
+    written: dict[str, Any] = {"machine": machine()}
     for name in chosen:
         options_of = {"data": options.data} if name == "sizing" and options.data else {}
         report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, **options_of)
         print(report.table())
-        written[name] = report.figures
+        # One benchmark's keys stand beside the machine, those of all below their names.
+        written |= {name: report.figures} if len(chosen) > 1 else report.figures
     if options.json:
         options.json.write_text(json.dumps(written, indent=2) + "\n")
     return 0

@@ -74,18 +74,18 @@ def run(*, quick: bool, data: Path | None = None) -> Report:
     rows = read(data or DATA)
     records, unused = [], Counter[str]()
     for row in rows:
-        point = usable(row)
-        if isinstance(point, str):
-            unused[point] += 1
-        else:
-            records.append(judge(point))
+        record = _record(row)
+        records.append(record)
+        if "unused" in record:
+            unused[record["unused"]] += 1
     seconds = time.process_time() - started
     report = Report("sizing: estimates against measured loads", {"rows": str(len(rows))})
+    used = len(records) - unused.total()
     report.figures = figures(records) | {
         "rows": len(rows),
-        "used": len(records),
+        "used": used,
         "unused": dict(unused),
-        "cpu_seconds_per_row": seconds / max(1, len(records)),
+        "cpu_seconds_per_row": seconds / max(1, used),
         "records": records,
     }
     found = report.figures
@@ -110,6 +110,19 @@ def read(data: Path) -> list[dict[str, str]]:
     """The rows of a table."""
     with data.open(newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def _record(row: dict[str, str]) -> dict[str, Any]:
+    """What is known of a row, or under ``unused`` why nothing is."""
+    try:
+        point = usable(row)
+        if not isinstance(point, str):
+            return judge(point)
+    except KeyError as error:
+        point = f"column {error} is missing"
+    except ValueError as error:
+        point = f"a value that is none: {error}"
+    return {"id": row.get("id", ""), "unused": point}
 
 
 def usable(row: dict[str, str]) -> Point | str:

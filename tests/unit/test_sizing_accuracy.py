@@ -1,5 +1,7 @@
 """Estimates held against measured loads, and what they say of themselves."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import sizing
@@ -32,9 +34,18 @@ def test_the_table_is_used_as_far_as_it_can_be(figures: dict[str, float]) -> Non
     assert figures["used"] >= 64
 
 
+def test_rows_that_make_no_sense_are_counted_with_the_reason(tmp_path: Path) -> None:
+    header, *lines = sizing.DATA.read_text().splitlines()
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join((header.replace("n_ubatch", "micro"), *lines)))
+    found = sizing.run(quick=True, data=odd).figures
+    assert (found["rows"], found["used"], found["unused"]["column 'n_ubatch' is missing"]) == (123, 0, 64)
+    assert [record["id"] for record in found["records"]] == [line.partition(",")[0] for line in lines]
+
+
 def test_the_cache_is_exact(figures: dict[str, float]) -> None:
-    # Three rows are of versions or slots that the table does not name.
-    assert figures["kv_within_1pct"] >= figures["kv_rows"] - 3
+    # One row does not name its slots, one is of a fork that caches a layer of a draft.
+    assert figures["kv_within_1pct"] >= figures["kv_rows"] - 2
 
 
 def test_totals_are_within_the_goal(figures: dict[str, float]) -> None:

@@ -49,7 +49,7 @@ class Size:
     idle_seconds: float
 
 
-QUICK: Final = Size(nodes=100, rounds=1, idle_seconds=8)
+QUICK: Final = Size(nodes=60, rounds=1, idle_seconds=8)
 FULL: Final = Size(nodes=1000, rounds=8, idle_seconds=120)
 
 

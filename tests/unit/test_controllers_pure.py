@@ -166,3 +166,21 @@ def test_an_unschedulable_pod_repeats_what_the_scheduler_says() -> None:
     found = pods.trouble(raw)
     assert found is not None
     assert found == pods.Trouble(Reason.UNSCHEDULABLE, "No node takes the pod: 0/3 nodes: no GPU")
+
+
+def test_an_unschedulable_pod_names_the_gpus_that_it_asks_for() -> None:
+    raw = pod(ready=False)
+    raw["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    ]
+    raw["spec"]["containers"] = [{"name": "ollama", "resources": {"limits": {"nvidia.com/gpu": "2", "memory": "4Gi"}}}]
+    product = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-T4"]}
+    terms = [{"matchExpressions": [product, {"key": "zone", "operator": "Exists"}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    raw["spec"]["affinity"] = {"nodeAffinity": required}
+    found = pods.trouble(raw)
+    assert found is not None
+    assert found.message == (
+        "No node takes the pod, which asks for 2 nvidia.com/gpu, nvidia.com/gpu.product In NVIDIA-L4 or NVIDIA-T4: "
+        "0/3 nodes"
+    )

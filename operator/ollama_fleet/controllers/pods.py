@@ -104,7 +104,8 @@ def trouble(pod: Mapping[str, Any]) -> Trouble | None:
     status = pod.get("status", {})
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Trouble(Reason.UNSCHEDULABLE, f"No node takes the pod: {condition.get('message', '')}")
+            asked = _devices_asked(pod.get("spec", {}))
+            return Trouble(Reason.UNSCHEDULABLE, f"No node takes the pod{asked}: {condition.get('message', '')}")
     for container in _statuses(status):
         found = _container_trouble(container)
         if found:
@@ -137,9 +138,31 @@ def _statuses(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _wants_devices(spec: Mapping[str, Any]) -> bool:
+    return bool(_devices(spec))
+
+
+def _devices(spec: Mapping[str, Any]) -> dict[str, str]:
     """Names of devices have a domain, unlike those of processors and memory."""
     ollama = (container for container in spec.get("containers", ()) if container["name"] == names.CONTAINER_OLLAMA)
-    return any("/" in resource for one in ollama for resource in one.get("resources", {}).get("limits", {}))
+    limits = (one.get("resources", {}).get("limits", {}) for one in ollama)
+    return {resource: count for found in limits for resource, count in found.items() if "/" in resource}
+
+
+def _devices_asked(spec: Mapping[str, Any]) -> str:
+    """What the scheduler leaves out: it says that no label fits, and not which was asked for."""
+    devices = _devices(spec)
+    domains = {resource.partition("/")[0] for resource in devices}
+    affinity = (
+        spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    )
+    wanted = {
+        f"{demand['key']} {demand['operator']} {' or '.join(demand.get('values', ()))}"
+        for term in affinity.get("nodeSelectorTerms", ())
+        for demand in term.get("matchExpressions", ())
+        if demand["key"].partition("/")[0] in domains
+    }
+    asked = [f"{count} {resource}" for resource, count in devices.items()] + sorted(wanted)
+    return f", which asks for {', '.join(asked)}" if asked else ""
 
 
 def _running(container: Mapping[str, Any]) -> bool:

@@ -48,10 +48,12 @@ _LOOK_AGAIN_SECONDS: Final = 1.0
 """Pulls and loads are followed by asking the pods, which send no events."""
 _STATUS_SECONDS: Final = 2.0
 """Between two writes of a status whose conditions say the same: reasons, counts and bytes may be that old."""
+_WAITING_SECONDS: Final = 5.0
+"""What passes by itself, like the silence of reports after the operator's start, wakes no key of those without pods."""
 _STUCK_SECONDS: Final = 30.0
+"""What somebody else must mend outside the objects we watch (a registry, a quota)."""
 _TERMINATING: Final = "because it is being terminated"
 """How the API server refuses new objects in a namespace that is being deleted."""
-"""What somebody else must mend outside the objects we watch (a registry, a quota)."""
 
 
 @dataclass(slots=True)
@@ -116,7 +118,8 @@ class OllamaDeploymentController:
         if self._too_soon(live, previous, wanted):
             return _LOOK_AGAIN_SECONDS
         await self._write(live, previous, wanted, verdict)
-        return min((delay for delay in (_next_look(verdict, groups), again) if delay is not None), default=None)
+        look = _next_look(plan, verdict, groups)
+        return min((delay for delay in (look, again) if delay is not None), default=None)
 
     def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
         """Whether a change is only one of counts and can wait: a rollout would write several times a second."""
@@ -235,9 +238,11 @@ class OllamaDeploymentController:
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
 
 
-def _next_look(verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:
+def _next_look(plan: Plan, verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:
     if isinstance(verdict, Done):
         return None
     if any(observed.pod.sidecar_running or observed.pod.puller_running for g in groups for observed in g.pods):
         return _LOOK_AGAIN_SECONDS
+    if any(not problem.terminal for problem in plan.problems):
+        return _WAITING_SECONDS
     return _STUCK_SECONDS if isinstance(verdict, Stuck) else None

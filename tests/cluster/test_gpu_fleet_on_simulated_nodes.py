@@ -21,6 +21,10 @@ pytestmark = pytest.mark.cluster
 CARDS = {"gpu-a": ("NVIDIA-L4", 23034), "gpu-b": ("NVIDIA-L4", 23034), "gpu-large": ("NVIDIA-A100-SXM4-80GB", 81920)}
 
 
+STANDS_FOR = {("embeddings-beside-chat", "chat"): "large"}
+"""Where the test bed's model will not do: its heads are too short for a quantised cache."""
+
+
 @pytest.fixture(scope="module")
 def plane(kwok_cluster: SimulatedNodes) -> Iterator[SimulatedNodes]:
     for number, (name, (product, memory)) in enumerate(CARDS.items()):
@@ -61,7 +65,7 @@ def _publish_large(registry: FakeRegistry, folder: Path) -> None:
 
 @pytest.mark.parametrize("example", ["cpu-chat", "embeddings-beside-chat", "multi-tenant", "gitops"])
 async def test_an_example_becomes_ready(fleet: GpuFleet, example: str) -> None:
-    """With the test bed's model in place of theirs, which no registry here has."""
+    """With models of the test bed in place of theirs, which no registry here has."""
     documents = list(yaml.safe_load_all((ROOT / "examples" / example / "fleet.yaml").read_text()))
     wanted = []
     for document in documents:
@@ -73,7 +77,7 @@ async def test_an_example_becomes_ready(fleet: GpuFleet, example: str) -> None:
         if document["kind"] == "ModelSet":
             document["spec"]["source"] = {"registry": fleet.registry.address, "insecure": True}
             for model in document["spec"]["models"]:
-                model["model"] = "chat"
+                model["model"] = STANDS_FOR.get((example, model["name"]), "chat")
         else:
             for reference in document["spec"]["modelSets"]:
                 reference["name"] = f"{example}-{reference['name']}"
@@ -89,7 +93,7 @@ async def test_a_gpu_server_is_sized_placed_and_without_agents_opens_by_the_side
     await fleet.wait_reason("chat", "AllWarm", seconds=60)
     status = await fleet.status("chat")
     memory = next(value for value in status["effective"] if value["name"] == "gpuMemory")
-    assert memory["reason"].startswith("23034 MiB per GPU on gpu-")
+    assert memory["reason"].startswith("22573 MiB per GPU on gpu-")
     assert status["models"][0]["planned"] > 2**29
     (pod,) = fleet.pods_of("chat")
     assert pod["spec"]["nodeName"] in CARDS
@@ -102,17 +106,17 @@ async def test_what_fits_no_card_is_refused_and_what_fits_with_fewer_slots_is_se
     fleet: GpuFleet,
 ) -> None:
     await fleet.model_set("large", {"name": "large", "contextLength": 32768, "parallel": 4})
-    await fleet.deployment("large")
+    await fleet.deployment("large", tuning={"kvCacheType": "f16"})
     await fleet.wait_reason("large", "AllWarm", seconds=60)
     parallel = next(v for v in (await fleet.status("large"))["effective"] if v["name"] == "OLLAMA_NUM_PARALLEL")
     assert (parallel["value"], parallel["reason"]) == ("3", "what fits of the 4 that are wished for")
     (before,) = fleet.pods_of("large")
 
-    await fleet.deployment("large", tuning={"numParallel": 8})
+    await fleet.deployment("large", tuning={"kvCacheType": "f16", "numParallel": 8})
     await fleet.wait_reason("large", "DoesNotFit")
     message = (await fleet.ready("large"))["message"]
     assert "large needs" in message
-    assert "remove spec.tuning.numParallel" in message
+    assert "spec.tuning.numParallel 3 would make it fit" in message
     assert "1 servers of the last plan keep serving" in message
     (after,) = fleet.pods_of("large")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]

@@ -1,13 +1,10 @@
 """The operator's process: wins the Lease, fills the caches, runs kopf and the workers."""
 
-import argparse
 import asyncio
 import logging
 import os
 import random
-import re
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +24,7 @@ from ollama_fleet.controllers.podservers import PodServers
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.reports import Reports
 from ollama_fleet.controllers.resolver import RegistryResolver
+from ollama_fleet.handlers.options import Options, parse
 from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
@@ -46,74 +44,6 @@ logger = logging.getLogger(__name__)
 LOOP_LIMIT_SECONDS: Final = 30.0
 RESYNC_SECONDS: Final = 600.0
 _SAVE_SECONDS: Final = 30.0
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line says."""
-
-    fleet_image: str
-    ollama_repository: str
-    ollama_digests: dict[str, str]
-    fleet_namespaces: tuple[str, ...]
-    agents: bool
-    workers: int
-    namespace: str
-    lease_name: str
-    identity: str
-    health_port: int
-    log_format: logs.Format
-    kubeconfig: str | None
-    context: str | None
-
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line; exits with 2 and a message when it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="ollama-fleet operator", description="Makes OllamaDeployments and ModelSets true."
-    )
-    add = parser.add_argument
-    add("--fleet-image", required=True, help="image of the puller and the sidecar: this product's own")
-    add("--ollama-repository", default="ollama/ollama", help="repository of the Ollama images (default: %(default)s)")
-    add(
-        "--ollama-digests",
-        type=_digests,
-        default={},
-        help="VERSION=sha256:... of known images, with commas; other versions run by their tag",
-    )
-    add(
-        "--fleet-namespaces",
-        type=_names,
-        default=(),
-        help="namespaces of agents and gateways, with commas; that of the operator is always one",
-    )
-    add("--agents", action="store_true", help="every node has an agent: policy VRAM waits for its report")
-    add("--workers", type=int, default=8, help="reconciles at the same time (default: %(default)s)")
-    add(
-        "--namespace",
-        default=os.environ.get("POD_NAMESPACE", "default"),
-        help="namespace of the Lease (default: $POD_NAMESPACE)",
-    )
-    add("--lease-name", default="ollama-fleet", help="name of the Lease (default: %(default)s)")
-    add("--identity", default=os.environ.get("POD_NAME", socket.gethostname()), help="who this is (default: $POD_NAME)")
-    add("--health-port", type=int, default=8080, help="/livez, /readyz, /metrics (default: %(default)s)")
-    add("--log-format", choices=("json", "text"), default="json")
-    add("--kubeconfig", help="outside a cluster (default: $KUBECONFIG)")
-    add("--context", help="context of the kubeconfig")
-    return Options(**vars(parser.parse_args(arguments)))
-
-
-def _digests(text: str) -> dict[str, str]:
-    pairs = (entry.partition("=") for entry in _names(text))
-    found = {version: digest for version, _, digest in pairs}
-    if not all(_DIGEST.fullmatch(digest) for digest in found.values()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of VERSION=sha256:...")
-    return found
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -57,8 +57,6 @@ class Scene:
     batch: Batch
     habits: Habits
     graph: Graph = field(default_factory=Graph)
-    rows: int = 0
-    """Tokens that go on: behind the last attention only those whose logits are wanted."""
     _shared: dict[str, Node] = field(default_factory=dict)
 
     def once(self, name: str, *shape: int, element: int = 4) -> Node:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from testbed import nodes
 from testbed.models.push import image, into_registry
-from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, model_set
+from tests.e2e.conftest import OPERATOR_NAMESPACE, Fleet, deployment, made_namespace, model_set
 
 pytestmark = pytest.mark.e2e
 
@@ -24,6 +25,15 @@ def chat(fleet: Fleet, namespace: str) -> str:
     fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     return namespace
+
+
+@pytest.fixture(scope="module")
+def edited(fleet: Fleet) -> Iterator[str]:
+    """The same for all bad edits, which leave it as it was."""
+    with made_namespace(fleet, "bad-edits") as name:
+        fleet.apply(model_set(fleet, name, CHAT), deployment(name))
+        fleet.wait_ready("chat", name)
+        yield name
 
 
 def ready_pods(fleet: Fleet, namespace: str) -> set[str]:
@@ -182,23 +192,33 @@ BAD_EDITS: list[tuple[str, dict[str, Any], str, str]] = [
     ("nodeSelector", {"placement": {"nodeSelector": {"no": "such"}}}, "Unschedulable", "node"),
     ("affinity", {"placement": {"affinity": {"nodeAfinity": {}}}}, "InvalidSpec", "nodeAfinity"),
     ("priority", {"placement": {"priorityClassName": "nope"}}, "InvalidSpec", "nope"),
+    (
+        "gpu",
+        {"hardware": {"cpu": None, "gpu": {"count": 1, "products": ["NVIDIA-H900"]}}},
+        "Unschedulable",
+        "nvidia.com/gpu.product In NVIDIA-H900",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("edit", "reason", "words"), [edit[1:] for edit in BAD_EDITS], ids=[e[0] for e in BAD_EDITS])
 def test_a_bad_edit_is_named_and_takes_nothing_down(
-    fleet: Fleet, chat: str, edit: dict[str, Any], reason: str, words: str
+    fleet: Fleet, edited: str, edit: dict[str, Any], reason: str, words: str
 ) -> None:
-    serving = ready_pods(fleet, chat)
-    fleet.patch("od", "chat", chat, {"spec": edit})
-    condition = fleet.wait_reason("od", "chat", chat, reason)
+    before: dict[str, Any] = fleet.json("get", "od", "chat", "-n", edited)["spec"]
+    serving = ready_pods(fleet, edited)
+    assert serving
+    fleet.patch("od", "chat", edited, {"spec": edit})
+    condition = fleet.wait_reason("od", "chat", edited, reason)
     assert words in condition["message"]
-    assert fleet.condition("od", "chat", chat, "Stalled")["status"] == "True"
-    assert serving <= ready_pods(fleet, chat)
-    undo: dict[str, Any] = dict.fromkeys(edit) | {"version": "0.32.3", "modelSets": [{"name": "models"}]}
-    fleet.patch("od", "chat", chat, {"spec": undo})
-    fleet.wait_ready("chat", chat)
-    assert serving <= ready_pods(fleet, chat)
+    assert fleet.condition("od", "chat", edited, "Stalled")["status"] == "True"
+    assert serving <= ready_pods(fleet, edited)
+    undo: dict[str, Any] = dict.fromkeys(edit) | {name: value for name, value in before.items() if name in edit}
+    if "hardware" in edit:
+        undo["hardware"] = {"gpu": None, **before["hardware"]}
+    fleet.patch("od", "chat", edited, {"spec": undo})
+    fleet.wait_ready("chat", edited)
+    assert serving <= ready_pods(fleet, edited)
 
 
 def test_an_unknown_model_stalls_until_it_appears_in_the_registry(fleet: Fleet, namespace: str) -> None:

@@ -13,12 +13,12 @@ from tests.support.slow_link import SlowLink, slow_link
 pytestmark = pytest.mark.e2e
 
 LARGE = {"name": "chat-large", "contextLength": 512}
-RATE = 1_500_000
+RATE = 1_000_000
 
 
 @pytest.fixture
 def link(fleet: Fleet) -> Iterator[SlowLink]:
-    """The way to the registry, at 1.5 MB/s: the model takes eight seconds."""
+    """The way to the registry, at 1 MB/s: the model takes twelve seconds."""
     host, _, port = fleet.registry.host.rpartition(":")
     with slow_link(host, int(port), listen=fleet.plane.address, bytes_per_second=RATE) as made:
         yield made
@@ -36,9 +36,9 @@ def download(fleet: Fleet, namespace: str) -> dict[str, int]:
     return found
 
 
-def wait_for_a_part(fleet: Fleet, namespace: str) -> None:
+def wait_for_a_part(fleet: Fleet, namespace: str, *, percent: int = 10) -> None:
     """Until the status tells of a download under way."""
-    fleet.wait("progress", lambda: 10 <= download(fleet, namespace).get("percent", 0) < 90, seconds=60)
+    fleet.wait("progress", lambda: percent <= download(fleet, namespace).get("percent", 0) < 95, seconds=60)
 
 
 def size() -> int:
@@ -47,13 +47,14 @@ def size() -> int:
 
 def test_a_killed_puller_goes_on_where_it_was(fleet: Fleet, namespace: str, link: SlowLink) -> None:
     fleet.apply(through(fleet, link, namespace), deployment(namespace))
-    wait_for_a_part(fleet, namespace)
+    wait_for_a_part(fleet, namespace, percent=60)
     kill_container(fleet, namespace, "puller")
     print(f"killed puller: ready after {fleet.wait_ready('chat', namespace):.1f} s")
     (pod,) = fleet.pods(namespace)
     assert container(pod, "puller")["restartCount"] == 1
     print(f"{link.forwarded} bytes for a model of {size()}")
-    assert link.forwarded < 1.2 * size()
+    # Anew would be 1.6 times; two seconds since the last checkpoint and what was on its way are fetched again.
+    assert link.forwarded < 1.5 * size()
 
 
 def test_a_registry_that_goes_away_in_a_pull_is_waited_for(fleet: Fleet, namespace: str, link: SlowLink) -> None:

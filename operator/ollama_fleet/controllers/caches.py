@@ -149,8 +149,8 @@ def _model_sets_of(obj: Json) -> Iterator[str]:
 def _pod(pod: Json) -> Json:
     """Pods are the most numerous objects; volumes, environment and the like are never looked at again."""
     metadata, spec = pod["metadata"], pod.get("spec", {})
-    # Only a gated pod can still be placed.
-    placing = ("affinity",) if spec.get("schedulingGates") else ()
+    # Only a pod without a node can still be placed.
+    placing = () if spec.get("nodeName") else ("affinity",)
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "annotations", "deletionTimestamp")
     return {
         "apiVersion": pod.get("apiVersion", "v1"),

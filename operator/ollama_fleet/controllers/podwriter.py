@@ -72,6 +72,9 @@ class PodWriter:
         cases, objections = [], dict[str, Objection | None]()
         for observed in pods:
             pod, uid = observed.pod, observed.pod.uid
+            if not pod.wants_gpus:
+                # From before the deployment was moved to GPUs: until those serve, it is what serves.
+                continue
             report = self.reports.of(pod.node)
             silent = self._silent(pod, report)
             if found[uid].status == "False" or report is None or silent:

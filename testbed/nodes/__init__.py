@@ -13,7 +13,7 @@ from testbed import mounts, packages
 from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_pause
 from testbed.journal import Journal
-from testbed.nodes import cgroups, journal, kubelet, rules, runtime
+from testbed.nodes import cgroups, journal, kubelet, links, rules, runtime
 from testbed.nodes.leaks import Snapshot, leaks, snapshot
 from testbed.nodes.node import API_ADDRESS, HOST_LINK, KUBELET_DIRECTORY, Node, made_nodes, nodes_of, nodes_state
 from testbed.paths import STATE
@@ -90,6 +90,7 @@ def down(state: Path) -> None:
         cgroups.kill(node.network)
         processes.stop(f"containerd-{node.number}")
         runtime.end_shims(node)
+        links.remove(node.pods)
         mounts.remove_tree(node.directory)
     journal.open_journal(nodes_state(state)).undo_all()
     if _owner() == state:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.operator_process import OperatorProcess, operator, peak_mebibytes, until
+from benchmarks.operator_process import MeasuredOperator, operator, peak_mebibytes, until
 from benchmarks.report import cpu_seconds
 from ollama_fleet.agent.writing import HEARTBEAT_SECONDS, JITTER
 from ollama_fleet.api import names
@@ -196,7 +196,7 @@ def _is_open(pod: Json) -> bool:
     return bool(conditions.get(names.READINESS_GATE) == "True")
 
 
-async def _idle(process: OperatorProcess, written: list[float], *, seconds: float) -> tuple[float, int, int]:
+async def _idle(process: MeasuredOperator, written: list[float], *, seconds: float) -> tuple[float, int, int]:
     """CPU percent and writes of the operator, and reports that came, while nothing changes."""
     cpu, writes, reports = cpu_seconds(process.pid), process.writes(), len(written)
     await asyncio.sleep(seconds)

@@ -22,7 +22,7 @@ _COUNTER: Final = re.compile(r'ollama_fleet_api_requests_total\{.*resource="(\w+
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorProcess:
+class MeasuredOperator:
     """A running operator that leads."""
 
     pid: int
@@ -52,12 +52,12 @@ class OperatorProcess:
 
 
 @contextlib.asynccontextmanager
-async def operator(kubeconfig: Path, *flags: str) -> AsyncIterator[OperatorProcess]:
+async def operator(kubeconfig: Path, *flags: str) -> AsyncIterator[MeasuredOperator]:
     """Start one and wait until it leads."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "ollama_fleet", "operator", "--fleet-image=fleet:1", f"--health-port={port}"]
     with process([*command, f"--kubeconfig={kubeconfig}", *flags]) as started:
-        found = OperatorProcess(started.pid, port)
+        found = MeasuredOperator(started.pid, port)
         await until(found.leads, 30)
         yield found
 

@@ -97,7 +97,6 @@ _EXPERTS: Final = {
     ("qwen3vlmoe", 48, 2048): Widths(6144, 768, 8),
     ("qwen3vlmoe", 94, 4096): Widths(12288, 1536, 8),
     ("qwen3next", 48, 2048): Widths(5120, 512, 10, shared=512),
-    ("qwen35moe", 40, 2048): Widths(0, 512, 8, shared=512),
     ("gpt-oss", 24, 2880): Widths(2880, 2880, 4),
     ("gpt-oss", 36, 2880): Widths(2880, 2880, 4),
     ("deepseek2", 27, 2048): Widths(10944, 1408, 6, shared=2816, leading=1),

@@ -11,7 +11,7 @@ from testbed.controlplane import ControlPlane
 from testbed.fakes.gpus import NodeGpus, cards
 from testbed.images import Image, ensure_base
 from testbed.images.base import BASE
-from testbed.nodes import Node, api
+from testbed.nodes import Node, api, links
 from testbed.nodes.node import nodes_state
 from testbed.paths import ROOT, STATE
 from testbed.processes import Processes
@@ -100,3 +100,25 @@ def test_up_after_a_crash_finds_the_pods_running(cluster: ControlPlane, before: 
     wait_until(lambda: get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays")
     assert status["containerStatuses"][0]["restartCount"] == 0
     run_pod(cluster, pod("comes", node=node.name))
+
+
+def test_a_pod_whose_network_outlives_its_node_keeps_no_route() -> None:
+    """Its address may be the next pod's, which then would get no route of its own."""
+    space, link, subnet = "oft-outlives", "oft-outlives0", "10.244.250.0/24"
+    _ip("netns", "add", space)
+    try:
+        _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
+        _ip("address", "add", "10.244.250.1/32", "dev", link)
+        _ip("link", "set", link, "up")
+        _ip("route", "add", "10.244.250.3/32", "dev", link)
+        assert link in _ip("route", "show", "10.244.250.3")
+        links.remove(subnet)
+        assert not _ip("route", "show", "10.244.250.3")
+        assert link not in _ip("link", "show")
+        assert space in _ip("netns", "list")
+    finally:
+        _ip("netns", "delete", space)
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout

@@ -8,6 +8,7 @@ import pytest
 
 from ollama_fleet.agent.agent import Agent
 from ollama_fleet.agent.apiserver import Account, ApiServer
+from ollama_fleet.agent.gpu import Reading
 from ollama_fleet.agent.pods import Pods
 from ollama_fleet.agent.reader import GpuReader
 from ollama_fleet.agent.slices import Slices
@@ -19,7 +20,7 @@ class NoGpus:
     def start(self) -> tuple[str, int]:
         return "580", 0
 
-    def read(self, index: int) -> object:
+    def read(self, index: int) -> Reading:
         raise AssertionError(index)
 
 
@@ -33,7 +34,7 @@ async def server() -> AsyncIterator[AgentApi]:
 async def agent(server: AgentApi, tmp_path: Path) -> AsyncIterator[Agent]:
     (tmp_path / "token").write_text("secret")
     api = ApiServer.at(server.url, account=Account(tmp_path / "token"), ca_file=tmp_path / "none")
-    reader = GpuReader(NoGpus())  # type: ignore[arg-type]
+    reader = GpuReader(NoGpus())
     socket = tmp_path / "no-kubelet.sock"
     yield Agent(reader, ReportStore(api, "node-1"), Pods(api, "node-1"), Slices(api, "node-1"), socket=socket)
     api.close()

@@ -88,8 +88,7 @@ TWO = CONFIG.model_copy(
 
 
 def test_models_of_one_server_are_told_apart_by_the_weights_of_their_processes() -> None:
-    made = measurements(Api())
-    report = made.reports.report.status  # type: ignore[attr-defined]
+    report = status(product="NVIDIA L4")
     (model,), (gpu,), (process,) = report.models, report.gpus, report.gpus[0].processes
     models = [model.model_copy(update={"name": name, "weights": digest}) for name, digest in WEIGHTS.items()]
     sizes = dict(zip(WEIGHTS.values(), (5000, 900), strict=True))

@@ -238,6 +238,12 @@ def test_a_gpu_that_is_nowhere_to_be_found_keeps_the_gate_closed() -> None:
     assert "the agent of n finds no GPU there" in found[2]
 
 
+def test_a_server_from_before_the_move_to_gpus_is_held_to_no_report() -> None:
+    cpu = replace(pod(), wants_gpus=False)
+    assert Writer(status(sizeVram=0)).gate(cpu)[:2] == ("True", Reason.RESIDENT)
+    assert Writer(status(sizeVram=0)).gate()[0] == "False", "one on GPUs is"
+
+
 @pytest.mark.parametrize(("gate", "written"), [("", "False"), ("False", "False"), ("True", "True")])
 def test_a_stale_report_changes_nothing_but_the_words(gate: str, written: str) -> None:
     writer = Writer(status(sizeVram=0), fresh=False)

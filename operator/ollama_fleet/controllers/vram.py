@@ -87,7 +87,7 @@ def _of_gpus(pod: PodView, report: NodeVRAMReportStatus) -> Iterator[Objection]:
     for gpu in mine:
         if not gpu.healthy:
             yield Objection(Reason.GPU_UNHEALTHY, f"GPU {gpu.uuid}: {gpu.reason}", Severity.AT_ONCE)
-    if pod.wants_gpus and not report.gpus:
+    if not report.gpus:
         message = f"the agent of {pod.node} finds no GPU there: check the driver, and that the agent may use it"
         yield Objection(Reason.NO_GPU_FOUND, message, Severity.AT_ONCE)
 

@@ -110,7 +110,8 @@ def _write(scene: Scene, layer: Layer, k: Node, v: Node) -> None:
     which = "window" if layer.window is not None else "all"
     rows = scene.once(f"keys of {which}", tokens, element=8)
     graph.spend(graph.view(k, layer.kv_heads * layer.key_length, tokens), rows)
-    by_element = scene.habits.value_rows and not scene.batch.flash
+    # Without flash attention every element of a value has an index of its own.
+    by_element = not scene.batch.flash
     if by_element and scene.model.fused_qkv:
         v = graph.fresh(v, shape=(width, tokens))
     count = tokens * width if by_element else tokens

@@ -39,14 +39,10 @@ class Batch:
 class Habits:
     """What engines do differently for the same graph."""
 
-    value_rows: bool = True
-    """Without flash attention every element of a value has an index of its own: b6500 and later."""
     half_copies: bool = True
     """Flash attention over a cache that is not f16 has an f16 copy of it beside its result (CUDA)."""
     rotated: bool = True
     """Before they are quantised, keys and values are rotated."""
-    copies: int = 1
-    """Of all inputs: pipelines over several GPUs have four."""
 
 
 @dataclass(slots=True)
@@ -63,7 +59,7 @@ class Scene:
         """An input that all layers use; it is allocated in the order of first use."""
         found = self._shared.get(name)
         if found is None:
-            found = self._shared[name] = self.graph.input(*shape, element=element, copies=self.habits.copies)
+            found = self._shared[name] = self.graph.input(*shape, element=element)
         return found
 
     def positions(self) -> Node:

@@ -46,18 +46,11 @@ class Graph:
     def __init__(self) -> None:
         self._inputs: list[Node] = []
         self._nodes: list[Node] = []
-        self._kept = 0
 
-    def input(self, *shape: int, element: int = 4, copies: int = 1) -> Node:
-        """Data that comes from outside.
-
-        Pipelines over several GPUs hold ``copies`` of it for as long as the model is loaded.
-        """
+    def input(self, *shape: int, element: int = 4) -> Node:
+        """Data that comes from outside."""
         node = Node(shape, prod(shape) * element, ())
         node.seen = True
-        if copies > 1:
-            self._kept += copies * node.size
-            node.size = 0
         self._inputs.append(node)
         return node
 
@@ -104,7 +97,7 @@ class Graph:
                 source.children -= 1
                 if source.children == 0 and source.views == 0:
                     _release(memory, source)
-        return memory.peak + self._kept
+        return memory.peak
 
 
 def _take_over(node: Node) -> bool:

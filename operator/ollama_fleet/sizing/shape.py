@@ -185,8 +185,8 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         centred_norm=metadata.has("attention.layer_norm_epsilon")
         and not metadata.has("attention.layer_norm_rms_epsilon"),
         parallel_blocks=architecture in _PARALLEL,
-        latent=_latent(metadata),
-        latent_heads=_latent_heads(metadata),
+        latent=_latent(metadata, heads=False),
+        latent_heads=_latent(metadata, heads=True),
     )
 
 
@@ -223,25 +223,16 @@ def _gate(metadata: Metadata, names: Mapping[str, Tensor]) -> Gate:
     return "fused" if up.shape[-1] == 2 * metadata.number("feed_forward_length") else "none"
 
 
-def _latent_heads(metadata: Metadata) -> Latent | None:
-    if metadata.has("attention.key_length_mla") or not metadata.has("attention.kv_lora_rank"):
+def _latent(metadata: Metadata, *, heads: bool) -> Latent | None:
+    """Of files that keep the keys and values of all ``heads``, or of those that keep them compressed."""
+    absorbed = metadata.has("attention.key_length_mla")
+    if absorbed is heads or (heads and not metadata.has("attention.kv_lora_rank")):
         return None
+    read, suffix = (metadata.number, "") if heads else (metadata.required, "_mla")
     return Latent(
         rank=metadata.required("attention.kv_lora_rank"),
         query_rank=metadata.number("attention.q_lora_rank"),
         rope_length=metadata.required("rope.dimension_count"),
-        key_length=metadata.number("attention.key_length"),
-        value_length=metadata.number("attention.value_length"),
-    )
-
-
-def _latent(metadata: Metadata) -> Latent | None:
-    if not metadata.has("attention.key_length_mla"):
-        return None
-    return Latent(
-        rank=metadata.required("attention.kv_lora_rank"),
-        query_rank=metadata.number("attention.q_lora_rank"),
-        rope_length=metadata.required("rope.dimension_count"),
-        key_length=metadata.required("attention.key_length_mla"),
-        value_length=metadata.required("attention.value_length_mla"),
+        key_length=read(f"attention.key_length{suffix}"),
+        value_length=read(f"attention.value_length{suffix}"),
     )

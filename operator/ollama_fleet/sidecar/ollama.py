@@ -17,6 +17,10 @@ SETTLE_SECONDS: Final = 60.0
 _LAST_YEAR: Final = 2200
 
 
+class _Panicked(UpstreamFailed):
+    """A handler of Ollama broke down: 500 without a word."""
+
+
 class OllamaError(Exception):
     """Ollama answered with an error; the message is its own."""
 
@@ -47,7 +51,11 @@ class Ollama:
 
     async def resident(self) -> tuple[Resident, ...]:
         """What is in memory. Names are not unique there: the digest is the key."""
-        answer = await self._call("GET", "/api/ps")
+        try:
+            answer = await self._call("GET", "/api/ps")
+        except _Panicked:
+            # Both generations read the list without its lock: for microseconds a model that goes has no name any more.
+            answer = await self._call("GET", "/api/ps")
         try:
             return tuple(_resident(entry) for entry in answer.get("models") or ())
         except (AttributeError, TypeError, ValueError) as error:
@@ -106,6 +114,8 @@ class Ollama:
                     # A load that was given up has ended when Ollama closes; what follows must not race with it.
                     await answer.settle(SETTLE_SECONDS)
                 raise
+        if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and not content:
+            raise _Panicked(f"{path}: 500 without a word")
         try:
             document = json.loads(content)
         except ValueError as error:

@@ -16,7 +16,7 @@ from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.sidecar import warmer
 from testbed.fakes.ollama import Behaviour, FakeOllama
 from testbed.models import push
-from testbed.ollama_process import VERSIONS, real_ollama
+from testbed.ollama_process import VERSIONS, RealOllama, real_ollama
 from tests.support.sidecar_bench import Sidecar, group_config, group_model, pulled, sidecar
 
 Json = dict[str, Any]
@@ -85,14 +85,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """URLs of real servers by version, started when first asked for."""
+def processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealOllama]]:
+    """Real servers by version, started when first asked for."""
     with ExitStack() as stack:
 
-        class Started(dict[str, str]):
-            def __missing__(self, version: str) -> str:
+        class Started(dict[str, RealOllama]):
+            def __missing__(self, version: str) -> RealOllama:
                 directory = tmp_path_factory.mktemp(f"ollama-{version}")
-                self[version] = stack.enter_context(real_ollama(version, directory, models=store.path)).url
+                self[version] = stack.enter_context(real_ollama(version, directory, models=store.path))
                 return self[version]
 
         yield Started()
@@ -100,18 +100,23 @@ def processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(params=[FAKE, *REAL])
 async def bench(
-    request: pytest.FixtureRequest, store: Store, processes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, store: Store, processes: dict[str, RealOllama], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     """A sidecar whose models are warm."""
     monkeypatch.setattr(warmer, "SLOW_SECONDS", 0.1)
     async with FakeOllama(store=store.path, behaviour=Behaviour(tokens=10_000)) as fake:
-        url = processes[request.param] if request.param else fake.url
+        url = processes[request.param].url if request.param else fake.url
         async with (
             sidecar(url, store.path) as under_test,
             httpx.AsyncClient(base_url=url, timeout=60) as ollama,
         ):
             assert await under_test.warmer.apply(store.config("chat", "formal", "embed", "spare"))
-            await under_test.warm("chat", "formal", "embed")
+            try:
+                await under_test.warm("chat", "formal", "embed")
+            except TimeoutError as error:
+                log = processes[request.param].log.read_text(errors="replace") if request.param else ""
+                error.add_note(f"{under_test.board.snapshot()}\n{log[-6000:]}")
+                raise
             yield Bench(under_test, ollama, store)
             await under_test.warmer.apply(store.config())
 

@@ -148,6 +148,43 @@ async def test_a_load_that_never_ends_is_given_up(bench: Bench) -> None:
     assert bench.sidecar.board.warmth["chat"].message == "not in memory after 0 s"
 
 
+async def test_ollama_that_lets_two_loads_run_out_of_time_is_stuck_unless_it_serves(bench: Bench) -> None:
+    board = bench.sidecar.board
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("chat"), load_timeout_seconds=0)
+    await bench.sidecar.until(lambda: board.unanswered == 1)
+    assert (await bench.sidecar.admin.get("/ollama-livez")).status_code == 200
+    bench.clock.now += 100
+    await bench.sidecar.until(lambda: board.unanswered == 2)
+    answer = await bench.sidecar.admin.get("/ollama-livez")
+    assert (answer.status_code, answer.text) == (503, "Ollama is stuck: 2 loads in a row had no answer\n")
+    bench.ollama.behaviour.load_seconds = 0.0
+    bench.clock.now += 100
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    assert board.unanswered == 0
+
+    # A newcomer that does not load takes no server away from those who use it.
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"), load_timeout_seconds=0)
+    await bench.sidecar.until(lambda: board.unanswered == 1)
+    bench.clock.now += 100
+    await bench.sidecar.until(lambda: board.unanswered == 2)
+    assert (await bench.sidecar.admin.get("/ollama-livez")).status_code == 200
+
+
+async def test_an_answer_to_a_load_is_a_sign_of_life(bench: Bench) -> None:
+    board = bench.sidecar.board
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("chat"), load_timeout_seconds=0)
+    await bench.sidecar.until(lambda: board.unanswered == 1)
+    bench.ollama.behaviour.load_seconds, bench.ollama.behaviour.load_error = 0.0, "no"
+    await bench.apply(bench.model("chat"))
+    bench.clock.now += 100
+    await bench.sidecar.until(lambda: board.warmth["chat"].message == "no")
+    assert board.unanswered == 0
+
+
 async def test_one_that_fails_does_not_hold_up_the_next(bench: Bench) -> None:
     bench.digests["broken"] = bench.digests["chat"]
     bench.ollama.behaviour.load_error = "no"

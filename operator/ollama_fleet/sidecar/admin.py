@@ -78,6 +78,10 @@ class Admin:
         except (TimeoutError, UpstreamFailed, OllamaError) as error:
             await _text(exchange, HTTPStatus.SERVICE_UNAVAILABLE, f"Ollama does not answer: {error}")
             return
+        if self._board.stuck:
+            told = f"Ollama is stuck: {self._board.unanswered} loads in a row had no answer"
+            await _text(exchange, HTTPStatus.SERVICE_UNAVAILABLE, told)
+            return
         await _text(exchange, HTTPStatus.OK, "ok")
 
     async def _drain(self, exchange: Exchange) -> None:

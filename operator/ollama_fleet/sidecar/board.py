@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 from ollama_fleet.sidecar.served import Served
 from ollama_fleet.sidecar.slots import Slots
+
+_STUCK_LOADS: Final = 2
+"""One may have waited behind others. Ollama itself gives up a load that makes no progress, and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Board:
         """The pod is about to stop: it should get no new requests."""
         self.closed = False
         """New requests are refused. Later than ``draining``: who sends them has to hear of it first."""
+        self.unanswered = 0
+        """Loads in a row that Ollama let run out of time without a word."""
         self.sequence = 0
         self._was_ready = False
         self._changed = asyncio.Event()
@@ -99,6 +104,11 @@ class Board:
         missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
         # A model that joins later must not take down a pod that serves the others.
         return not missing or (self._was_ready and not any(known.ready_once for known in missing))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether Ollama answers and loads nothing, which a restart may mend, and nobody is served meanwhile."""
+        return self.unanswered >= _STUCK_LOADS and not self.ready
 
     @property
     def proved(self) -> bool:

@@ -204,8 +204,10 @@ class Warmer:
                 await self._ollama.prove(model.name, keep_alive=stay, embedder=embedder)
                 self._accept(model, await self._ollama.resident(), seconds=self._clock() - started)
         except TimeoutError:
+            board.unanswered += 1
             self._failed(model, f"not in memory after {limit} s")
         except OllamaError as error:
+            board.unanswered = 0
             self._failed(model, str(error))
         except UpstreamFailed as error:
             # A load that kills Ollama must not be repeated as fast as it restarts.
@@ -221,6 +223,7 @@ class Warmer:
             # Models with a shorter trained context are clipped to it; the status shows the real figure.
             logger.info("context is clipped", extra={"model": model.name, "context": found.context_length})
         self._failures.pop(model.name, None)
+        self._board.unanswered = 0
         self._measure(model, found, phase=ModelPhase.WARM, load_seconds=round(seconds, 3), message="")
         logger.info("model is warm", extra={"model": model.name, "seconds": round(seconds, 3), "bytes": found.size})
 
@@ -243,6 +246,7 @@ class Warmer:
         if board.ollama_version is not None:
             logger.warning("Ollama does not answer", extra={"error": str(error)})
         board.ollama_version = None
+        board.unanswered = 0
         for name, known in board.warmth.items():
             if known.phase in {ModelPhase.WARM, ModelPhase.LOADING}:
                 board.update(name, phase=ModelPhase.CACHED, **_NOWHERE)

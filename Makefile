@@ -5,7 +5,7 @@ PY := .venv/bin/python
 export STEP_LOG := build/steps.tsv
 STEP := scripts/step
 
-.PHONY: help demo down test test-unit test-cluster test-e2e lint generate bench lock clean-steps
+.PHONY: help demo down test test-unit test-cluster test-e2e test-gpu lint generate bench lock clean-steps
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +25,16 @@ test: clean-steps .venv/.installed ## Run every test; compiles what it needs on 
 	@scripts/step-table
 
 test-unit: .venv/.installed ## Tests that need no cluster
-	@$(PY) -m pytest -q -m "not cluster and not e2e"
+	@$(PY) -m pytest -q -m "not cluster and not e2e and not gpu"
 
 test-cluster: .venv/.installed ## Tests against a real control plane (and simulated nodes)
 	@$(PY) -m pytest -q -m cluster
 
 test-e2e: .venv/.installed ## Tests with real nodes, real pods and a real Ollama
 	@$(PY) -m pytest -q -m e2e
+
+test-gpu: .venv/.installed ## Tests on this machine's NVIDIA GPU; OLLAMA_ON_GPU=/usr/local/bin/ollama adds those with Ollama
+	@$(PY) -m pytest -q -m gpu -s
 
 lint: .venv/.installed ## Style, types, import directions, generated files
 	@.venv/bin/ruff check .

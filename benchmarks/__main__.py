@@ -11,6 +11,7 @@ from benchmarks.report import Report, machine
 
 _NAMES: Final = {
     "agent": "memory, CPU and writes of the node agent with eight GPUs of a fake driver library",
+    "card": "estimates of GPU memory against what the driver counts; needs an NVIDIA GPU and an Ollama that uses it",
     "operator": "from apply to Ready, memory and idle cost, against a stock kopf operator on simulated nodes",
     "planner": "placements a second, time of a plan, and packed memory against first fit and the optimum",
     "pull": "a model's download: the puller against `ollama pull`, from the same registry",
@@ -30,12 +31,14 @@ def main() -> int:
     parser.add_argument("name", choices=[*_NAMES, "all"])
     parser.add_argument("--quick", action="store_true", help="less work, at most 45 s")
     parser.add_argument("--data", type=Path, help="sizing: a table of measured loads (default: tests/data)")
+    parser.add_argument("--ollama", type=Path, help="card: the installed program (default: the test bed's, on CPU)")
     parser.add_argument("--json", type=Path, help="also write the figures to a file")
     options = parser.parse_args()
-    chosen = list(_NAMES) if options.name == "all" else [options.name]
+    chosen = [name for name in _NAMES if name != "card"] if options.name == "all" else [options.name]
     written: dict[str, Any] = {"machine": machine()}
     for name in chosen:
         options_of = {"data": options.data} if name == "sizing" and options.data else {}
+        options_of |= {"ollama": options.ollama} if name == "card" else {}
         report: Report = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, **options_of)
         print(report.table())
         # One benchmark's keys stand beside the machine, those of all below their names.

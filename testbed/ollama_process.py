@@ -41,14 +41,19 @@ class RealOllama:
 
 @contextmanager
 def real_ollama(
-    version: str, directory: Path, *, models: Path | None = None, env: Mapping[str, str] | None = None
+    version: str,
+    directory: Path,
+    *,
+    models: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    program: Path | None = None,
 ) -> Iterator[RealOllama]:
     """Start one, building it if it is not built; it ends with the context.
 
     ``directory`` takes its home and its log; ``models`` is its store, ``directory/models`` if not given. ``env`` is
-    added to what it gets. Raises DidNotStart.
+    added to what it gets. ``program`` is one that is installed, e.g. with CUDA. Raises DidNotStart.
     """
-    program = ensure(f"ollama-{version}") / "bin" / "ollama"
+    program = program or ensure(f"ollama-{version}") / "bin" / "ollama"
     (port,) = free_ports(1)
     store = models or directory / "models"
     store.mkdir(parents=True, exist_ok=True)

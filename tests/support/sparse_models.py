@@ -38,14 +38,17 @@ MODELS: Final[dict[str, Callable[[], Sketch]]] = {
 }
 
 
-def write(path: Path, name: str, *, vocabulary: int | None = None) -> None:
+def write(path: Path, name: str, *, vocabulary: int | None = None, spoken: bool = False) -> None:
     """The model ``name`` of ``MODELS`` as a sparse file.
 
-    With few tokens in its ``vocabulary`` the logits hide nothing of what its layers need.
+    With few tokens in its ``vocabulary`` the logits hide nothing of what its layers need. ``spoken``: its tokens have
+    words, so that it can be asked.
     """
     made = MODELS[name]()
     if vocabulary is not None:
         made = _with_vocabulary(made, vocabulary)
+    if spoken:
+        _add_words(made)
     writer = gguf.GGUFWriter(path, made.architecture)
     for key, value in made.metadata.items():
         _add(writer, key if key.startswith("tokenizer.") else f"{made.architecture}.{key}", value)
@@ -76,6 +79,22 @@ def _with_vocabulary(made: Sketch, vocabulary: int) -> Sketch:
             (width, _), kind = made.tensors[name]
             made.tensors[name] = ((width, vocabulary), kind)
     return made
+
+
+def _add_words(made: Sketch) -> None:
+    """A letter is a token: all that a byte-level vocabulary needs are the 256 signs that stand for bytes."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    signs = [chr(byte) for byte in plain] + [chr(0x100 + index) for index in range(256 - len(plain))]
+    count = made.tensors["token_embd.weight"][0][1]
+    made.metadata |= {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": signs + [f"<{index}>" for index in range(len(signs), count)],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": count - 1,
+        "tokenizer.ggml.eos_token_id": count - 1,
+        "tokenizer.ggml.add_bos_token": False,
+    }
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -6,7 +6,7 @@ Deployment's ready replicas into the status.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +58,8 @@ async def ready(body: kopf.Body, new: Any, **_: Any) -> None:
         await asyncio.to_thread(_tell, body["metadata"]["namespace"], owner)
 
 
-def _apply(body: Mapping[str, Any]) -> None:
+def children(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What an OllamaDeployment is made of, by the product's own planner and renderer."""
     metadata = body["metadata"]
     model = ResolvedModel(name="chat", reference="r/library/chat:latest", digest=_DIGEST, size=1, ready=True)
     view = ModelSetView(
@@ -75,10 +76,14 @@ def _apply(body: Mapping[str, Any]) -> None:
             policy=ImagePolicy(fleet_image="fleet:1"),
         )
     )
-    dynamic = client.ApiClient()
     for group in plan.groups:
-        for wish in render(group, owner=Owner.of(body), live=None):
-            _create_or_patch(dynamic, wish)
+        yield from render(group, owner=Owner.of(body), live=None)
+
+
+def _apply(body: Mapping[str, Any]) -> None:
+    dynamic = client.ApiClient()
+    for wish in children(body):
+        _create_or_patch(dynamic, wish)
 
 
 def _create_or_patch(api: client.ApiClient, wish: Mapping[str, Any]) -> None:

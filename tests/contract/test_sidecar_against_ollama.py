@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,41 +84,91 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(path, models)
 
 
-@pytest.fixture(scope="module")
-def processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealOllama]]:
+class Servers:
     """Real servers by version, started when first asked for."""
-    with ExitStack() as stack:
 
-        class Started(dict[str, RealOllama]):
-            def __missing__(self, version: str) -> RealOllama:
-                directory = tmp_path_factory.mktemp(f"ollama-{version}")
-                self[version] = stack.enter_context(real_ollama(version, directory, models=store.path))
-                return self[version]
+    def __init__(
+        self, start: Callable[[str], AbstractContextManager[RealOllama]], *, say: Callable[[str], None]
+    ) -> None:
+        self.say = say
+        self._start = start
+        self._running: dict[str, tuple[ExitStack, RealOllama]] = {}
+        self.replaced = 0
 
-        yield Started()
+    def __getitem__(self, version: str) -> RealOllama:
+        if version not in self._running:
+            stack = ExitStack()
+            self._running[version] = stack, stack.enter_context(self._start(version))
+        return self._running[version][1]
+
+    def stop(self, version: str) -> None:
+        self._running.pop(version)[0].close()
+
+    def stop_all(self) -> None:
+        for version in tuple(self._running):
+            self.stop(version)
+
+
+@pytest.fixture(scope="module")
+def servers(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Servers]:
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(text, flush=True)
+
+    found = Servers(lambda version: real_ollama(version, tmp_path_factory.mktemp(version), models=store.path), say=say)
+    yield found
+    found.stop_all()
 
 
 @pytest.fixture(params=[FAKE, *REAL])
 async def bench(
-    request: pytest.FixtureRequest, store: Store, processes: dict[str, RealOllama], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, store: Store, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     """A sidecar whose models are warm."""
     monkeypatch.setattr(warmer, "SLOW_SECONDS", 0.1)
-    async with FakeOllama(store=store.path, behaviour=Behaviour(tokens=10_000)) as fake:
-        url = processes[request.param].url if request.param else fake.url
-        async with (
-            sidecar(url, store.path) as under_test,
-            httpx.AsyncClient(base_url=url, timeout=60) as ollama,
-        ):
-            assert await under_test.warmer.apply(store.config("chat", "formal", "embed", "spare"))
-            try:
-                await under_test.warm("chat", "formal", "embed")
-            except TimeoutError as error:
-                log = processes[request.param].log.read_text(errors="replace") if request.param else ""
-                error.add_note(f"{under_test.board.snapshot()}\n{log[-6000:]}")
-                raise
-            yield Bench(under_test, ollama, store)
-            await under_test.warmer.apply(store.config())
+    async with AsyncExitStack() as stack:
+        if not request.param:
+            fake = await stack.enter_async_context(
+                FakeOllama(store=store.path, behaviour=Behaviour(tokens=10_000)),
+            )
+            made = await stack.enter_async_context(warm_bench(fake.url, store))
+        else:
+            made = await _warm_real(stack, servers, request.param, store)
+        yield made
+        await made.sidecar.warmer.apply(store.config())
+
+
+async def _warm_real(stack: AsyncExitStack, servers: Servers, version: str, store: Store) -> Bench:
+    """A real one that loads nothing any more is replaced once, as the kubelet would, and what it last said is shown."""
+    server = servers[version]
+    try:
+        return await stack.enter_async_context(warm_bench(server.url, store))
+    except TimeoutError as error:
+        log = server.log.read_text(errors="replace")[-6000:]
+        if servers.replaced:
+            error.add_note(log)
+            raise
+        servers.replaced += 1
+        servers.say(f"\nOllama {version} is replaced: {error.__notes__}\n{log}")
+        servers.stop(version)
+    return await stack.enter_async_context(warm_bench(servers[version].url, store))
+
+
+@asynccontextmanager
+async def warm_bench(url: str, store: Store) -> AsyncIterator[Bench]:
+    """Raises TimeoutError, with the sidecar's state, when the models do not become warm."""
+    async with sidecar(url, store.path) as under_test, httpx.AsyncClient(base_url=url, timeout=60) as ollama:
+        assert await under_test.warmer.apply(store.config("chat", "formal", "embed", "spare"))
+        try:
+            await under_test.warm("chat", "formal", "embed")
+        except TimeoutError as error:
+            error.add_note(str(under_test.board.snapshot()))
+            raise
+        yield Bench(under_test, ollama, store)
 
 
 def words(text: str) -> bool:

@@ -5,7 +5,7 @@ PY := .venv/bin/python
 export STEP_LOG := build/steps.tsv
 STEP := scripts/step
 
-.PHONY: help demo down test test-unit test-cluster test-e2e test-gpu lint generate bench lock clean-steps
+.PHONY: help demo down test test-unit test-cluster test-contract test-e2e test-gpu lint generate bench lock clean-steps
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,11 +17,9 @@ down: .venv/.installed ## Remove the demo's cluster and everything it made on th
 	@$(PY) -m testbed.demo --down
 
 test: clean-steps .venv/.installed ## Run every test; compiles what it needs on the first run
-	@$(STEP) "lint" $(MAKE) --no-print-directory lint
-	@$(STEP) "unit and property tests" $(MAKE) --no-print-directory test-unit
+	@scripts/beside lint test-unit
 	@$(STEP) "test bed (compiled or cached)" $(PY) -m testbed prepare
-	@$(STEP) "cluster tests" $(MAKE) --no-print-directory test-cluster
-	@$(STEP) "end-to-end tests" $(MAKE) --no-print-directory test-e2e
+	@scripts/beside test-e2e test-contract,test-cluster || { scripts/step-table; exit 1; }
 	@scripts/step-table
 
 test-unit: .venv/.installed ## Tests that need no cluster
@@ -30,8 +28,11 @@ test-unit: .venv/.installed ## Tests that need no cluster
 test-cluster: .venv/.installed ## Tests against a real control plane (and simulated nodes)
 	@$(PY) -m pytest -q -m cluster
 
+test-contract: .venv/.installed ## Tests that hold fakes and formulas against the real programs
+	@$(PY) -m pytest -q -m e2e tests/contract
+
 test-e2e: .venv/.installed ## Tests with real nodes, real pods and a real Ollama
-	@$(PY) -m pytest -q -m e2e
+	@$(PY) -m pytest -q -m e2e tests/e2e
 
 test-gpu: .venv/.installed ## Tests on this machine's NVIDIA GPU; OLLAMA_ON_GPU=/usr/local/bin/ollama adds those with Ollama
 	@$(PY) -m pytest -q -m gpu -s

@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.published import widths
 from benchmarks.report import Report, Row
 from ollama_fleet.sizing.cache import kv_bytes
-from ollama_fleet.sizing.estimate import CONTEXT_BYTES, Estimate, estimate, graph_bytes
+from ollama_fleet.sizing.estimate import Estimate, estimate, graph_bytes
 from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.load import Engine, Load, batch, slots
@@ -245,7 +245,7 @@ def _on_host(row: dict[str, str]) -> bool:
 
 def _logged(guess: Estimate) -> int:
     """What a log counts: the driver's context stands in no log."""
-    return guess.total - CONTEXT_BYTES * len(guess.per_gpu)
+    return guess.total - guess.part("context")
 
 
 def _graph(point: Point) -> int:

@@ -20,6 +20,7 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers.pods import PodView, view
 from ollama_fleet.controllers.vram import Objection, objection
 from ollama_fleet.planning.expectations import Expectation
+from ollama_fleet.sizing.context import context_on
 from ollama_fleet.sizing.estimate import MIB, estimate
 from ollama_fleet.sizing.gguf import read_header
 from ollama_fleet.sizing.load import Engine, Load
@@ -31,6 +32,7 @@ from tests.support.sidecar_bench import Sidecar, group_config, group_model, pull
 pytestmark = pytest.mark.gpu
 
 CONTEXT = 2048
+OFF = {"num_gpu": 0, "num_ctx": CONTEXT, "num_predict": 2}
 OLLAMA = os.environ.get("OLLAMA_ON_GPU", "")
 """An installed program that uses the GPU; the test bed's is built for the CPU."""
 
@@ -58,7 +60,7 @@ class Node:
             holders={devices[0].uuid: ("team/chat-0",)},
             process_pods=dict.fromkeys(numbers, "team/chat-0"),
             process_weights={pid: weights for pid in numbers if (weights := weights_of(pid))},
-            models=resident(Pod("team/chat-0", "u", "127.0.0.1"), self.sidecar.board.snapshot()),
+            models=resident(Pod(uid="u", name="team/chat-0"), self.sidecar.board.snapshot()),
         )
         return status(seen, previous=(), generation=1, now="2026-01-01T00:00:00Z")
 
@@ -76,7 +78,8 @@ async def node(nvml: Nvml, tmp_path: Path) -> AsyncIterator[Node]:
     made = push.image("chat-large")
     digest = pulled(tmp_path / "store", made)
     shape = shape_of(read_header(made.blobs[made.weights]), file_bytes=len(made.blobs[made.weights]))
-    planned = estimate(shape, Load(CONTEXT), Engine.LLAMA_SERVER).total
+    driver = context_on(nvml.read(0).devices[0].product)
+    planned = estimate(shape, Load(CONTEXT), Engine.LLAMA_SERVER, driver=driver).total
     print(f"planned: {planned / MIB:.0f} MiB")
     (tmp_path / "home").mkdir()
     with real_ollama(VERSIONS[1], tmp_path / "home", models=tmp_path / "store", program=Path(OLLAMA)) as server:
@@ -99,10 +102,11 @@ async def test_a_model_on_the_gpu_opens_the_gate_and_one_that_fell_back_closes_i
     assert node.objection() is None
 
     # Ollama says 200, and computes on the CPU.
-    body = {"model": "chat", "prompt": "hello", "stream": False, "options": {"num_gpu": 0, "num_ctx": CONTEXT}}
+    body = {"model": "chat", "prompt": "hello", "stream": False, "options": OFF}
     answer = await node.ollama.post("/api/generate", json={**body, "keep_alive": -1})
     assert answer.status_code == 200
-    await node.sidecar.until(lambda: node.sidecar.board.warmth["chat"].size_vram == 0)
+    known = node.sidecar.board.warmth
+    await node.sidecar.until(lambda: known["chat"].size_vram < known["chat"].size)
     found = node.objection()
     assert found is not None
     assert found.reason is Reason.CPU_OFFLOAD

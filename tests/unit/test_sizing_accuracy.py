@@ -1,16 +1,24 @@
 """Estimates held against measured loads, and what they say of themselves."""
 
+import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import sizing
-from ollama_fleet.sizing.estimate import CONTEXT_BYTES, GIB, estimate, prediction
-from ollama_fleet.sizing.gguf import InvalidHeader
+from ollama_fleet.sizing.context import USUAL, context_on
+from ollama_fleet.sizing.estimate import GIB, MIB, estimate, prediction
+from ollama_fleet.sizing.gguf import InvalidHeader, read_header
 from ollama_fleet.sizing.load import Engine, Load, engine_of
 from ollama_fleet.sizing.metadata import Metadata
-from ollama_fleet.sizing.shape import ModelShape, shape_from
+from ollama_fleet.sizing.shape import ModelShape, shape_from, shape_of
 from ollama_fleet.sizing.weights import Weights
+from tests.support.sparse_models import write
+
+LOADS = json.loads(sizing.DATA.with_name("loads-h200.json").read_text())
 
 
 def llama(**changes: int) -> ModelShape:
@@ -41,6 +49,32 @@ def test_rows_that_make_no_sense_are_counted_with_the_reason(tmp_path: Path) -> 
     found = sizing.run(quick=True, data=odd).figures
     assert (found["rows"], found["used"], found["unused"]["column 'n_ubatch' is missing"]) == (123, 0, 64)
     assert [record["id"] for record in found["records"]] == [line.partition(",")[0] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelShape]:
+    @cache
+    def read(name: str) -> ModelShape:
+        file = tmp_path_factory.mktemp("sparse") / name
+        write(file, name)
+        with file.open("rb") as handle:
+            return shape_of(read_header(handle.read(MIB)), file_bytes=file.stat().st_size)
+
+    return read
+
+
+@pytest.mark.parametrize("row", LOADS["loads"], ids=lambda row: f"{row['model']}-{row['parallel']}x{row['context']}")
+def test_loads_on_a_large_gpu(row: dict[str, Any], shapes: Callable[[str], ModelShape]) -> None:
+    load = Load(row["context"], row["parallel"], row["kv_type"], row["flash_attention"])
+    found = estimate(shapes(row["model"]), load, Engine.LLAMA_SERVER, driver=context_on(LOADS["gpu"]))
+    used = row["used"] * MIB
+    cache = (found.part("kv") + found.part("state")) / MIB
+    assert cache == pytest.approx(row["kv"] + row["state"], rel=0.001, abs=1)
+    # Of jamba llama.cpp leaves 32 MiB on the host.
+    assert found.part("weights") / MIB == pytest.approx(row["weights"], rel=0.02 if row["model"] == "jamba" else 0.001)
+    # Without flash attention a request takes more than the load.
+    assert found.total == pytest.approx(used, rel=0.02 if row["flash_attention"] else 0.03)
+    assert used <= found.reserve < 1.2 * used
 
 
 def test_the_cache_is_exact(figures: dict[str, float]) -> None:
@@ -79,7 +113,7 @@ def test_context_beyond_training_is_not_paid_for() -> None:
 def test_each_gpu_has_a_context_and_a_compute_buffer_and_the_reserve_covers_all() -> None:
     one = estimate(llama(), Load(context=8192), Engine.LLAMA_SERVER)
     two = estimate(llama(), Load(context=8192), Engine.LLAMA_SERVER, gpus=2)
-    assert two.part("context") == 2 * CONTEXT_BYTES
+    assert two.part("context") == 2 * USUAL.expected
     assert len(two.per_gpu) == 2
     assert two.total > one.total > max(two.per_gpu)
     assert all(low < high for low, high in zip(two.per_gpu, two.reserve_per_gpu, strict=True))

@@ -13,6 +13,7 @@ from ollama_fleet.planning.remembered import least
 from ollama_fleet.planning.scheduler import Footprint, ServerShape
 from ollama_fleet.planning.versions import Generation, Version
 from ollama_fleet.sizing.calibration import Calibration, Key
+from ollama_fleet.sizing.context import DriverContext, context_on
 from ollama_fleet.sizing.estimate import MIB, Estimate, estimate
 from ollama_fleet.sizing.load import Engine, Load, engine_of
 from ollama_fleet.sizing.shape import ModelShape
@@ -93,7 +94,13 @@ def least_of(model: GroupModel, shape: ModelShape | None, options: Options, *, p
 
 def estimate_of(model: GroupModel, shape: ModelShape, options: Options, *, parallel: int) -> Estimate:
     """The estimate behind a footprint."""
-    guess = _estimate(shape, _load(model, shape, options, parallel), _engine(shape, options), options.gpus)
+    guess = _estimate(
+        shape,
+        _load(model, shape, options, parallel),
+        _engine(shape, options),
+        options.gpus,
+        context_on(options.product),
+    )
     if not options.measured.entries:
         return guess
     return options.measured.correct(guess, calibration_key(model, options, parallel=parallel, product=options.product))
@@ -131,9 +138,9 @@ def calibration_key(model: GroupModel, options: Options, *, parallel: int, produ
 
 
 @lru_cache(maxsize=4096)
-def _estimate(shape: ModelShape, load: Load, engine: Engine, gpus: int) -> Estimate:
+def _estimate(shape: ModelShape, load: Load, engine: Engine, gpus: int, driver: DriverContext) -> Estimate:
     """Laying out a graph takes a millisecond; a plan asks for the same one many times."""
-    return estimate(shape, load, engine, gpus=gpus)
+    return estimate(shape, load, engine, gpus=gpus, driver=driver)
 
 
 Shapes = Mapping[str, ModelShape]

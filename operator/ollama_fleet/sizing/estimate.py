@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 from ollama_fleet.sizing.blocks import Batch, Habits
 from ollama_fleet.sizing.cache import kv_bytes, sequence_cells, state_bytes, window_cells
+from ollama_fleet.sizing.context import USUAL, DriverContext
 from ollama_fleet.sizing.ggmltypes import BY_NAME
 from ollama_fleet.sizing.load import Engine, Load, batch, context, slots
 from ollama_fleet.sizing.shape import ModelShape
@@ -14,9 +15,6 @@ Confidence = Literal["measured", "exact", "modelled", "low"]
 
 MIB: Final = 2**20
 GIB: Final = 2**30
-CONTEXT_BYTES: Final = 400 * MIB
-"""Of the driver, per process and GPU: 300 to 400 MiB were seen on CUDA (nvidia-smi against logged buffers)."""
-CONTEXT_RESERVE: Final = 512 * MIB
 _PROJECTOR_GRAPH: Final = 1024 * MIB
 """Compute buffer of a vision tower; 0.6 to 1.1 GiB were logged."""
 _OWN_STATE_FACTOR: Final = 12
@@ -80,18 +78,21 @@ class Estimate:
         return sum(part.bytes for part in self.parts if part.name == name)
 
 
-def estimate(model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1) -> Estimate:
+def estimate(
+    model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1, driver: DriverContext = USUAL
+) -> Estimate:
     """What ``model`` takes when it is loaded with ``load`` on ``gpus`` GPUs, all its layers on them."""
     weights, kv, state = model.weights, kv_bytes(model, load, engine), state_bytes(model, load)
     if engine is Engine.OLLAMA_ENGINE:
         state *= _OWN_STATE_FACTOR
     expected, worst = _compute(model, load, engine, bounded=False), _compute(model, load, engine, bounded=True)
+    own = driver.of(model)
     certain: Confidence = "modelled" if model.architecture in _KNOWN else "low"
     parts = [
         Part("weights", weights.gpu - weights.projector, "tensors of layers and output", "exact"),
         Part("kv", kv, "cells x heads x length x type", "exact"),
         Part("compute", expected * gpus, "allocator over the worst-case graph", certain),
-        Part("context", CONTEXT_BYTES * gpus, "driver's context per process and GPU", "modelled"),
+        Part("context", own * gpus, "driver's context per process and GPU", "modelled"),
     ]
     if state:
         parts.insert(2, Part("state", state, "f32 state per slot", _state_confidence(engine)))
@@ -103,8 +104,8 @@ def estimate(model: ModelShape, load: Load, engine: Engine, *, gpus: int = 1) ->
     single = weights.output + vision
     return Estimate(
         parts=tuple(parts),
-        per_gpu=_shares(spread, single, expected + CONTEXT_BYTES, gpus=gpus),
-        reserve_per_gpu=_reserve(model, most, single, worst, gpus=gpus),
+        per_gpu=_shares(spread, single, expected + own, gpus=gpus),
+        reserve_per_gpu=_reserve(model, most, single, worst, gpus=gpus, driver=driver),
         predicted=prediction(model, load),
     )
 
@@ -122,7 +123,9 @@ def _compute(model: ModelShape, load: Load, engine: Engine, *, bounded: bool) ->
     few = engine is not Engine.LLAMA_RUNNER and not bounded
     # Where copies of the cache stand in no buffer, the driver holds them in a pool.
     habits = replace(_habits(engine), half_copies=True) if bounded else None
-    return graph_bytes(model, load, engine, outputs=count if few else max(size, count), habits=habits)
+    # The library of matrix products takes scores as f16, from the same pool: they were seen there on a full batch.
+    scores = 0 if load.flash_attention or not bounded else 2 * model.heads * size * sequence_cells(model, load, engine)
+    return scores + graph_bytes(model, load, engine, outputs=count if few else max(size, count), habits=habits)
 
 
 def graph_bytes(model: ModelShape, load: Load, engine: Engine, *, outputs: int, habits: Habits | None = None) -> int:
@@ -159,9 +162,11 @@ def _shares(spread: int, single: int, each: int, *, gpus: int) -> tuple[int, ...
     return tuple(share + each + (single if gpu == gpus - 1 else 0) for gpu in range(gpus))
 
 
-def _reserve(model: ModelShape, spread: int, single: int, worst: int, *, gpus: int) -> tuple[int, ...]:
+def _reserve(
+    model: ModelShape, spread: int, single: int, worst: int, *, gpus: int, driver: DriverContext
+) -> tuple[int, ...]:
     """Never too small: host copies counted in, a generous compute buffer, and the unevenness of whole layers."""
-    each = int(worst * (_SPLIT_COMPUTE if gpus > 1 else 1.0)) + CONTEXT_RESERVE
+    each = int(worst * (_SPLIT_COMPUTE if gpus > 1 else 1.0)) + driver.most
     if model.architecture not in _KNOWN:
         each += worst // 4
     found = _shares(int(spread * (_UNEVEN if gpus > 1 else 1.0)), single, each, gpus=gpus)

@@ -142,7 +142,7 @@ def shape_of(header: Header, *, file_bytes: int) -> ModelShape:
     """The shape of the model in a file of ``file_bytes``. Raises InvalidHeader when the header makes no sense."""
     metadata = Metadata(header.metadata)
     drafts = metadata.required("block_count") - metadata.number("nextn_predict_layers")
-    weights = weights_of(header.tensors, drafts=drafts)
+    weights = weights_of(header.tensors, drafts=drafts, encoder=metadata.architecture in ENCODERS)
     return shape_from(metadata, weights=weights, file_bytes=file_bytes, tensors=header.tensors)
 
 

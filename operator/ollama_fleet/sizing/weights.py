@@ -37,8 +37,11 @@ class Weights:
         return self.layers + self.output + self.projector
 
 
-def weights_of(tensors: Iterable[Tensor], *, drafts: int = MAX_LAYERS) -> Weights:
-    """Where llama.cpp puts each tensor when every layer goes to the GPU; layers from ``drafts`` on serve a draft."""
+def weights_of(tensors: Iterable[Tensor], *, drafts: int = MAX_LAYERS, encoder: bool = False) -> Weights:
+    """Where llama.cpp puts each tensor when every layer goes to the GPU; layers from ``drafts`` on serve a draft.
+
+    An ``encoder`` has no output matrix; any other model without one uses its token embeddings, as a copy on the GPU.
+    """
     layers = output = host = projector = embeddings = draft = 0
     tied = True
     for tensor in tensors:
@@ -55,8 +58,7 @@ def weights_of(tensors: Iterable[Tensor], *, drafts: int = MAX_LAYERS) -> Weight
         else:
             output += tensor.bytes
             tied = tied and tensor.name != "output.weight"
-    has_output = output > 0
-    return Weights(layers, output + (embeddings if tied and has_output else 0), host, projector, draft)
+    return Weights(layers, output + (embeddings if tied and not encoder else 0), host, projector, draft)
 
 
 def _index(name: str) -> int:

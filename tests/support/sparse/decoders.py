@@ -38,8 +38,17 @@ def gemma3() -> Sketch:
 def _gemma(
     architecture: str, *, layers: int, width: int, vocabulary: int, inner: int, heads: int, kv_heads: int, window: int
 ) -> Sketch:
-    dimensions = {"width": width, "vocabulary": vocabulary, "inner": inner, "heads": heads, "kv_heads": kv_heads}
-    made = decoder(architecture, layers=layers, head=256, output=None, **dimensions)
+    made = decoder(
+        architecture,
+        layers=layers,
+        width=width,
+        vocabulary=vocabulary,
+        inner=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head=256,
+        output=None,
+    )
     made.metadata["attention.sliding_window"] = window
     for p in map("blk.{}.".format, range(layers)):
         attention(made, p, heads=heads, kv_heads=kv_heads, head=256, norms=architecture != "gemma2")

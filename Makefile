@@ -32,7 +32,7 @@ test-contract: .venv/.installed ## Tests that hold fakes and formulas against th
 	@$(PY) -m pytest -q -m e2e tests/contract
 
 test-e2e: .venv/.installed ## Tests with real nodes, real pods and a real Ollama
-	@$(PY) -m pytest -q -m e2e tests/e2e
+	@$(PY) -m pytest -v --no-header -m e2e tests/e2e
 
 test-gpu: .venv/.installed ## Tests on this machine's NVIDIA GPU; OLLAMA_ON_GPU=/usr/local/bin/ollama adds those with Ollama
 	@$(PY) -m pytest -q -m gpu -s

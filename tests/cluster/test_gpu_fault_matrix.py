@@ -257,9 +257,9 @@ async def test_the_clock_of_a_node_is_put_back_an_hour(fleet: GpuFleet) -> None:
     pod, card = fleet.pod("one"), await card_of(fleet, "one")
     agent = fleet.agent_of(pod)
     agent.sequence -= 3600
-    started = time.monotonic()
+    started, told = time.monotonic(), agent.writes
     agent.faults = [lost(card)]
-    await asyncio.sleep(1)
+    await fleet.wait(lambda: agent.writes > told, lambda: "the fault should be told once")
     agent.faults = [lost(card), lost(card, "ResetRequired")]
     await fleet.wait_gate(pod, "False", "GPUUnhealthy")
     print(f"clock an hour behind: a fault that is told twice closes the gate after {time.monotonic() - started:.1f} s")

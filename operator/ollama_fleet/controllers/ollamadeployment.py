@@ -25,12 +25,11 @@ from ollama_fleet.controllers.expecting import Expectations, options_of
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.measurements import Measurements
 from ollama_fleet.controllers.nodes import Nodes
-from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.vram import occupancy
-from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
@@ -242,19 +241,8 @@ class OllamaDeploymentController:
 def _next_look(plan: Plan, verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:
     if isinstance(verdict, Done):
         return None
-    configs = {group.name: group.config for group in plan.groups}
-    if any(_followed(observed, configs.get(group.name)) for group in groups for observed in group.pods):
+    if any(observed.pod.sidecar_running or observed.pod.puller_running for g in groups for observed in g.pods):
         return _LOOK_AGAIN_SECONDS
     if any(not problem.terminal for problem in plan.problems):
         return _WAITING_SECONDS
     return _STUCK_SECONDS if isinstance(verdict, Stuck) else None
-
-
-def _followed(observed: ObservedPod, config: GroupConfig | None) -> bool:
-    """Whether a pod is on a way of which only its own servers tell; of all else the API server sends events."""
-    pod, state = observed.pod, observed.state
-    if not pod.sidecar_running:
-        return pod.puller_running
-    if config is None or state is None or pod.gate != "True":
-        return True
-    return not state.ready or state.config_hash != config.hash() or bool(cold(state, config))

@@ -185,6 +185,8 @@ def _load(card: Card, server: RealOllama, case: Case) -> Measured:
             found.used = card.used()
             (entry,) = http.get("/api/ps").raise_for_status().json()["models"]
             found.size_vram = entry["size_vram"] / MIB
+            if not found.used:
+                found.error = "the driver counts nothing: this Ollama does not use the GPU"
         except (httpx.HTTPError, ValueError) as error:
             answer = error.response.text if isinstance(error, httpx.HTTPStatusError) else ""
             found.error = f"{error!r} {answer}"[:300]

@@ -45,7 +45,7 @@ def test_memory_adds_up_and_the_first_call_counts_the_reserve_as_used(nvml: Nvml
     assert first.used == pytest.approx(memory.used + memory.reserved, abs=64 * MIB)
 
 
-def test_a_process_is_seen_with_its_bytes_until_it_ends(nvml: Nvml, hold: Hold) -> None:
+def test_a_process_is_seen_with_its_bytes(nvml: Nvml, hold: Hold) -> None:
     before = device(nvml)
     pid = hold(HELD // MIB)
     seen = device(nvml)
@@ -133,7 +133,7 @@ async def test_the_agent_reports_a_pod_s_memory_within_two_writes(
 
 
 async def test_what_the_agent_costs(agent: tuple[AgentApi, Path, int]) -> None:
-    """Printed, and bounded by the goals: 60 MiB, half a percent of a core at one look a second."""
+    """Printed: memory depends on the Python that runs it, so its bound is loose. Idle means two writes a minute."""
     api, _, pid = agent
     await until(api, lambda status: bool(status["gpus"]))
     await asyncio.sleep(5)

@@ -29,7 +29,7 @@ class DriverContext:
 
 
 USUAL: Final = DriverContext(expected=400 * _MIB, library=0, most=512 * _MIB)
-"""300 to 400 MiB were seen (nvidia-smi against logged buffers) on GPUs with up to 24 GiB."""
+"""300 to 400 MiB were seen on CUDA (nvidia-smi against logged buffers)."""
 LARGE: Final = DriverContext(expected=608 * _MIB, library=70 * _MIB, most=736 * _MIB)
 """Measured on an H200 (``benchmarks/card.py``): 518 MiB bare, 602 to 621 with dense models, 660 to 708 with others."""
 

@@ -20,10 +20,11 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import claims, placement, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children, NameTaken
-from ollama_fleet.controllers.conditions import Done, Stuck, Verdict
+from ollama_fleet.controllers.conditions import Stuck, Verdict
 from ollama_fleet.controllers.expecting import Expectations, options_of
 from ollama_fleet.controllers.invalid import first_problem
 from ollama_fleet.controllers.measurements import Measurements
+from ollama_fleet.controllers.next_look import FOLLOW_SECONDS, next_look
 from ollama_fleet.controllers.nodes import Nodes
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
@@ -44,14 +45,8 @@ from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, 
 
 Object = Mapping[str, Any]
 
-_LOOK_AGAIN_SECONDS: Final = 1.0
-"""Pulls and loads are followed by asking the pods, which send no events."""
 _STATUS_SECONDS: Final = 2.0
 """Between two writes of a status whose conditions say the same: reasons, counts and bytes may be that old."""
-_WAITING_SECONDS: Final = 5.0
-"""What passes by itself, like the silence of reports after the operator's start, wakes no key of those without pods."""
-_STUCK_SECONDS: Final = 30.0
-"""What somebody else must mend outside the objects we watch (a registry, a quota)."""
 _TERMINATING: Final = "because it is being terminated"
 """How the API server refuses new objects in a namespace that is being deleted."""
 
@@ -116,9 +111,9 @@ class OllamaDeploymentController:
             now=self.now(),
         )
         if self._too_soon(live, previous, wanted):
-            return _LOOK_AGAIN_SECONDS
+            return FOLLOW_SECONDS
         await self._write(live, previous, wanted, verdict)
-        look = _next_look(plan, verdict, groups)
+        look = next_look(plan, verdict, groups, in_force)
         return min((delay for delay in (look, again) if delay is not None), default=None)
 
     def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
@@ -236,13 +231,3 @@ class OllamaDeploymentController:
         if status.reason_of(previous) != verdict.reason:
             event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
-
-
-def _next_look(plan: Plan, verdict: Verdict, groups: Sequence[ObservedGroup]) -> float | None:
-    if isinstance(verdict, Done):
-        return None
-    if any(observed.pod.sidecar_running or observed.pod.puller_running for g in groups for observed in g.pods):
-        return _LOOK_AGAIN_SECONDS
-    if any(not problem.terminal for problem in plan.problems):
-        return _WAITING_SECONDS
-    return _STUCK_SECONDS if isinstance(verdict, Stuck) else None

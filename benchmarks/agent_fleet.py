@@ -70,7 +70,7 @@ class Figures:
 def run(size: Size) -> Figures:
     """Everything, with a control plane of its own. Blocks."""
     with claimed("benchmark") as state:
-        plane = ControlPlane(state)
+        plane = ControlPlane(state, endpoints=False)
         plane.up()
         crds.install(plane)
         simulated = SimulatedNodes(plane)

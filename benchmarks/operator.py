@@ -1,7 +1,7 @@
 """The operator on simulated nodes: from apply to all Ready, and what it costs, against a stock kopf operator.
 
-Everything but the kubelets is real: API server, etcd, controllers, scheduler. The sidecars answer warm at once, so
-what is measured is the operator and not a model's loading.
+Everything but the kubelets is real: API server, etcd, controllers (but those of endpoints), scheduler. The sidecars
+answer warm at once, so what is measured is the operator and not a model's loading.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ async def _measure(*, quick: bool) -> Report:
     count, limit = _OBJECTS[quick], _LIMIT_SECONDS[quick]
     report = Report(f"operator: {count} OllamaDeployments on simulated nodes", {"Kubernetes": "1.37", "kwok": "0.8.0"})
     with claimed("benchmark") as state, tempfile.TemporaryDirectory() as folder:
-        plane = ControlPlane(state)
+        plane = ControlPlane(state, endpoints=False)
         plane.up()
         crds.install(plane)
         nodes = SimulatedNodes(plane)

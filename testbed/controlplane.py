@@ -26,6 +26,8 @@ _CONCURRENT: Final = tuple(
     f"--concurrent-{kind}-syncs=50" for kind in ("deployment", "replicaset", "service-endpoint", "gc")
 )
 
+_OF_ENDPOINTS: Final = ("-endpoints-controller", "-endpointslice-controller", "-endpointslice-mirroring-controller")
+
 
 class NotReady(Exception):
     """A component did not come up in time; the message names its log."""
@@ -50,6 +52,8 @@ class ControlPlane:
     address: str = "127.0.0.1"
     """Where the API server listens and is advertised: an address of the host that nodes and pods reach."""
     minor: str = KUBERNETES
+    endpoints: bool = True
+    """Whether Services get endpoints. Those of pods on loopback are refused and tried again up to 15 times each."""
     processes: Processes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -180,6 +184,7 @@ class ControlPlane:
             "root-ca-file": str(self.certificates.ca),
             # Nodes bring their own pod subnets; one outside of a common range would end the allocator, and all with it.
             "allocate-node-cidrs": "false",
+            "controllers": "*" if self.endpoints else ",".join(("*", *_OF_ENDPOINTS)),
         }
         flags = ("--use-service-account-credentials", *_FAST_CLIENT, *_CONCURRENT)
         self._start(binaries, "kube-controller-manager", arguments, *flags)

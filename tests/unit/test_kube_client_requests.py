@@ -35,16 +35,7 @@ class Api:
         return await self.handler(request)
 
     def write_token(self, token: str) -> None:
-        self.kubeconfig.write_text(
-            json.dumps(
-                {
-                    "current-context": "c",
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                }
-            )
-        )
+        self.kubeconfig.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{self.port}", token)))
 
     def answer(self, *answers: tuple[int, Any], headers: dict[str, str] | None = None) -> None:
         """Give the answers one after the other."""
@@ -59,6 +50,15 @@ class Api:
     @staticmethod
     async def _missing(request: web.Request) -> web.Response:
         return web.json_response(status_of("NotFound"), status=404)
+
+
+def kubeconfig(server: str, token: str) -> Json:
+    return {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }
 
 
 def status_of(reason: str, message: str = "", **details: Any) -> Json:
@@ -360,3 +360,24 @@ async def test_the_service_account_s_token_is_read_again(tmp_path: Path, monkeyp
     token.write_text("new\n")
     await credentials.load()
     assert await credentials.header() == {"Authorization": "bearer new"}
+
+
+@pytest.mark.parametrize(("exempt", "expected"), [("", "http://proxy:3128"), ("localhost", None), ("*", None)])
+async def test_the_environment_s_proxy_is_looked_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exempt: str, expected: str | None
+) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(json.dumps(kubeconfig("https://localhost:6443", "t")))
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", exempt)
+    credentials = Credentials(kubeconfig=str(config))
+    await credentials.load()
+    assert credentials.configuration.proxy == expected
+
+
+async def test_a_netrc_of_the_user_is_not_asked(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    # With both a token and a password the HTTP client refuses to send anything.
+    assert await api.client.get(CONFIG_MAP, "ns", "x") is None

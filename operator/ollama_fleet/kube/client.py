@@ -3,12 +3,12 @@
 Retrying is the caller's: a reconcile goes back to the work queue, an informer backs off for ever.
 """
 
-import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from pydantic_core import from_json
 
 from ollama_fleet.api import names
 from ollama_fleet.kube import errors
@@ -292,7 +292,7 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
 
 def _event(line: bytes) -> tuple[EventType, Json]:
     try:
-        event = json.loads(line)
+        event = from_json(line)
         kind, obj = event["type"], event["object"]
     except (ValueError, KeyError, TypeError) as error:
         raise errors.Unavailable(f"not a watch event: {error}") from error

@@ -4,10 +4,11 @@ The generated API classes and models are left out: they cost CPU per call and kn
 """
 
 import asyncio
-import json
 import os
 import ssl
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -16,6 +17,7 @@ import aiohttp
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
+from pydantic_core import from_json
 
 from ollama_fleet.kube import errors
 
@@ -35,7 +37,8 @@ class Credentials:
 
     def __init__(self, *, kubeconfig: str | None = None, context: str | None = None) -> None:
         """Without ``kubeconfig`` the pod's service account is used when there is one."""
-        self.configuration = Configuration()
+        # Else each request would look for a proxy and for ~/.netrc again, in a thread: a tenth of the operator's CPU.
+        self.configuration = Configuration(client_session_kwargs={"trust_env": False})
         self._in_cluster = kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
         self._kubeconfig = kubeconfig
         self._context = context
@@ -60,6 +63,7 @@ class Credentials:
                 )
         except (kube_config.ConfigException, OSError, ValueError) as error:
             raise errors.Unauthorized(f"no usable credentials: {error}") from error
+        self.configuration.proxy = self.configuration.proxy or _proxy_of(self.configuration.host)
 
     async def header(self) -> dict[str, str]:
         """The Authorization header; a service account's token is read again once a minute."""
@@ -71,6 +75,14 @@ class Credentials:
         if not token or not token["value"]:
             return {}
         return {"Authorization": str(token["value"]).strip()}
+
+
+def _proxy_of(host: str) -> str | None:
+    """The proxy that the environment names for the API server (``HTTPS_PROXY``, ``NO_PROXY``), if any."""
+    url = urllib.parse.urlsplit(host)
+    if not url.hostname or urllib.request.proxy_bypass(url.netloc):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
 
 
 class Transport:
@@ -211,7 +223,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 def _parse(body: bytes) -> Json:
     try:
-        value = json.loads(body)
+        value = from_json(body)
     except ValueError as error:
         raise errors.Unavailable(f"the response is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -222,7 +234,7 @@ def _parse(body: bytes) -> Json:
 async def _error(response: aiohttp.ClientResponse) -> errors.KubeError:
     body = await _read(response, 2**20)
     try:
-        status = json.loads(body)
+        status = from_json(body)
     except ValueError:
         status = {}
     if not isinstance(status, dict):

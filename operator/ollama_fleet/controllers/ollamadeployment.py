@@ -28,6 +28,7 @@ from ollama_fleet.controllers.next_look import FOLLOW_SECONDS, next_look
 from ollama_fleet.controllers.nodes import Nodes
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.observer import Observer
+from ollama_fleet.controllers.pace import Pace
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.vram import occupancy
@@ -45,8 +46,6 @@ from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, 
 
 Object = Mapping[str, Any]
 
-_STATUS_SECONDS: Final = 2.0
-"""Between two writes of a status whose conditions say the same: reasons, counts and bytes may be that old."""
 _TERMINATING: Final = "because it is being terminated"
 """How the API server refuses new objects in a namespace that is being deleted."""
 
@@ -69,8 +68,7 @@ class OllamaDeploymentController:
     now: Callable[[], datetime]
     clock: Callable[[], float] = time.monotonic
     expectations: Expectations = field(default_factory=Expectations)
-    _written: dict[str, float] = field(default_factory=dict)
-    """By uid of the OllamaDeployment: when its status was last written."""
+    pace: Pace = field(default_factory=Pace)
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass over one OllamaDeployment; seconds after which it wants another look, or None."""
@@ -110,21 +108,15 @@ class OllamaDeploymentController:
             generation=live["metadata"]["generation"],
             now=self.now(),
         )
-        if self._too_soon(live, previous, wanted):
+        if self.pace.holds(live["metadata"]["uid"], previous, wanted, now=self.clock()):
             return FOLLOW_SECONDS
         await self._write(live, previous, wanted, verdict)
         look = next_look(plan, verdict, groups, in_force)
         return min((delay for delay in (look, again) if delay is not None), default=None)
 
-    def _too_soon(self, live: Object, previous: OllamaDeploymentStatus, wanted: OllamaDeploymentStatus) -> bool:
-        """Whether a change is only one of counts and can wait: a rollout would write several times a second."""
-        if status.conclusion(previous) != status.conclusion(wanted):
-            return False
-        return self.clock() - self._written.get(live["metadata"]["uid"], 0.0) < _STATUS_SECONDS and previous != wanted
-
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an OllamaDeployment that is gone."""
-        self._written.pop(uid, None)
+        self.pace.forget(uid)
         self.expectations.forget(uid)
 
     def _request(
@@ -224,7 +216,6 @@ class OllamaDeploymentController:
         if wanted == previous:
             return
         metadata = live["metadata"]
-        self._written[metadata["uid"]] = self.clock()
         await self.client.apply_status(
             kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], wanted.to_wire(), uid=metadata["uid"]
         )

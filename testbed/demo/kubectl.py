@@ -3,36 +3,46 @@
 import json
 import subprocess
 import time
-from typing import Final
+from typing import Any, Final
 
 from testbed.demo.cluster import DemoCluster
 from testbed.say import say
 
-_READY_SECONDS: Final = 900
-"""Pulling a real model through a slow line included."""
+_READY_SECONDS: Final = 1800
+"""Pulling an image of gigabytes and a real model through a slow line included."""
 _STALLED_SECONDS: Final = 60
 """A stall that lasts this long does not pass by itself."""
+_SILENT_SECONDS: Final = 60
+_POLL_SECONDS: Final = 0.5
 
 
 def wait_ready(cluster: DemoCluster, name: str) -> None:
     """Show what the status says until it says Ready. Raises RuntimeError with its last word."""
-    started, stalled_at, shown = time.monotonic(), None, ""
-    while time.monotonic() - started < _READY_SECONDS:
-        status = json.loads(kubectl(cluster, "get", f"ollamadeployment/{name}", "-o", "json")).get("status", {})
-        held = {entry["type"]: entry for entry in status.get("conditions", ())}
+    started = time.monotonic()
+    stalled_at, shown, said_at, words = None, "", started, ""
+    while (now := time.monotonic()) - started < _READY_SECONDS:
+        held = _conditions(cluster, name)
         ready = held.get("Ready", {})
         words = f"{ready.get('reason', 'Waiting')}: {ready.get('message', 'for the operator')}"
         if ready.get("status") == "True":
             return
-        if ready.get("reason", "") != shown:
-            shown = ready.get("reason", "")
+        if ready.get("reason", "") != shown or now - said_at > _SILENT_SECONDS:
+            shown, said_at = ready.get("reason", ""), now
             say(f"    {words}")
         if held.get("Stalled", {}).get("status") != "True":
             stalled_at = None
-        elif time.monotonic() - (stalled_at := stalled_at or time.monotonic()) > _STALLED_SECONDS:
+        elif now - (stalled_at := stalled_at or now) > _STALLED_SECONDS:
             break
-        time.sleep(0.5)
+        time.sleep(_POLL_SECONDS)
     raise RuntimeError(f"the model is not served.\n{words}\nlook around: export KUBECONFIG={cluster.kubeconfig}")
+
+
+def _conditions(cluster: DemoCluster, name: str) -> dict[str, dict[str, Any]]:
+    """By type, without those that still speak of an earlier wish."""
+    found = json.loads(kubectl(cluster, "get", f"ollamadeployment/{name}", "-o", "json"))
+    wish = found["metadata"]["generation"]
+    conditions = found.get("status", {}).get("conditions", ())
+    return {entry["type"]: entry for entry in conditions if entry.get("observedGeneration") == wish}
 
 
 def command(cluster: DemoCluster, *arguments: str) -> list[str]:

@@ -56,6 +56,9 @@ def _build(recipe: Recipe, target: Path) -> None:
         try:
             recipe.build(scratch, output)
         except (subprocess.CalledProcessError, OSError) as error:
+            # Of a program that is not installed the log says nothing else.
+            output.write(f"{error}\n")
+            output.flush()
             raise BuildFailed(recipe.name, log) from error
     seconds = round(time.monotonic() - started, 1)
     (scratch / _RECORD).write_text(json.dumps({"recipe": recipe.name, "seconds": seconds}) + "\n")

@@ -1,10 +1,15 @@
 """``python -m testbed.demo``: run the demo, or remove what it made."""
 
 import argparse
+import shutil
 import sys
 
+from testbed.build import BuildFailed
+from testbed.controlplane import NotReady
 from testbed.demo import kind, local
 from testbed.demo.story import tell
+from testbed.nodes import NodesInUse
+from testbed.packages import NotInstalled
 from testbed.say import say
 
 
@@ -14,18 +19,39 @@ def main() -> int:
     parser.add_argument("--down", action="store_true", help="remove the cluster and everything it made")
     parser.add_argument("--ollama", default="0.32.3", help="Ollama version to serve with (default: %(default)s)")
     options = parser.parse_args()
-    chosen = kind if kind.usable() else local
-    if options.down:
-        chosen.down()
-        say("the demo's cluster is gone")
-        return 0
-    say(f"cluster: {chosen.DESCRIPTION}")
     try:
-        tell(chosen.up(options.ollama))
-    except RuntimeError as error:
+        if options.down:
+            _down()
+        else:
+            _up(options.ollama)
+    except (BuildFailed, NotInstalled, NotReady, NodesInUse, RuntimeError, OSError) as error:
         say(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("interrupted: make demo goes on, make down removes what there is")
+        return 130
     return 0
+
+
+def _up(ollama_version: str) -> None:
+    if not shutil.which("kubectl"):
+        raise RuntimeError("kubectl is not installed: see https://kubernetes.io/docs/tasks/tools/")
+    why = kind.missing()
+    if not why:
+        say(f"cluster: {kind.DESCRIPTION}")
+        tell(kind.up(ollama_version))
+    elif not (needed := local.missing()):
+        say(f"cluster: {local.DESCRIPTION} ({why})")
+        tell(local.up(ollama_version))
+    else:
+        raise RuntimeError(f"no cluster can be made here.\nwith kind: {why}\nwithout it: {needed}")
+
+
+def _down() -> None:
+    """Whatever an earlier run chose: Docker may have come or gone since."""
+    local.down()
+    kind.down()
+    say("the demo's cluster is gone")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The demo's cluster from the test bed: a real control plane and a real node on this machine, as root on Debian."""
 
+import os
 import shutil
+import sys
 from typing import Final
 
 from testbed import nodes
@@ -15,10 +17,17 @@ from testbed.paths import STATE
 from testbed.registry import Registry
 from testbed.say import step
 
-DESCRIPTION: Final = "built from source on this machine (no Docker with kind was found)"
+DESCRIPTION: Final = "built from source on this machine"
 
 _STATE: Final = STATE / "demo"
 _MODEL: Final = "chat"
+
+
+def missing() -> str:
+    """Why no cluster can be built here, in words that follow a colon; empty where it can."""
+    if sys.platform != "linux" or os.geteuid():
+        return "building one on this machine takes root on Debian or Ubuntu"
+    return ""
 
 
 def up(ollama_version: str) -> DemoCluster:
@@ -55,7 +64,11 @@ def up(ollama_version: str) -> DemoCluster:
 
 
 def down() -> None:
-    """Remove everything, also after a crash."""
+    """Remove everything, also after a crash. Raises RuntimeError."""
+    if why := missing():
+        if _STATE.exists():
+            raise RuntimeError(f"{_STATE} cannot be removed: {why}")
+        return
     nodes.down(_STATE)
     ControlPlane(_STATE).down()
     shutil.rmtree(_STATE, ignore_errors=True)

@@ -88,13 +88,13 @@ def _helm() -> Path:
 
 def _build() -> str:
     """The image's name, whose tag is of its content: pods are replaced when it is another one, and only then."""
-    ids = STATE / "kind.image"
+    latest = f"{_REPOSITORY}:latest"
     # With attestations the image would be another one each time, and of a form that kind cannot load from every Docker.
-    _show("docker", "build", "--iidfile", str(ids), str(ROOT), env={"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
-    digest = ids.read_text().strip()
-    ids.unlink()
-    name = f"{_REPOSITORY}:{digest.removeprefix('sha256:')[:12]}"
-    run(["docker", "tag", digest, name])
+    _show("docker", "build", "--tag", latest, str(ROOT), env={"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
+    # Asked of the engine: what the build reports is not in every Docker the name that it goes by.
+    found = run(["docker", "image", "inspect", "--format", "{{.Id}}", latest]).strip()
+    name = f"{_REPOSITORY}:{found.removeprefix('sha256:')[:12]}"
+    run(["docker", "tag", latest, name])
     return name
 
 

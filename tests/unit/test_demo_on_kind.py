@@ -37,7 +37,7 @@ def engine(programs: Programs) -> Programs:
     programs.add(
         "docker",
         f"""case "$1 $2" in
-        "build --iidfile") echo sha256:{ID} > $3;;
+        "image inspect") echo sha256:{ID};;
         "image ls") echo {IMAGE};;
         esac""",
     )
@@ -78,7 +78,7 @@ def test_an_engine_that_hangs_is_not_waited_for(programs: Programs, monkeypatch:
 def test_pods_follow_the_content_of_the_image(engine: Programs) -> None:
     cluster = kind.up("0.32.3")
     assert cluster.fleet_image == IMAGE
-    assert engine.calls("docker tag") == [f"docker tag sha256:{ID} {IMAGE}"]
+    assert engine.calls("docker tag") == [f"docker tag localhost/ollama-fleet-demo:latest {IMAGE}"]
     assert engine.calls("kind load") == [f"kind load docker-image {IMAGE} --name ollama-fleet"]
 
 
@@ -143,7 +143,7 @@ def test_down_with_nothing_made_is_fine_without_docker(monkeypatch: pytest.Monke
 def test_a_failure_is_told_without_a_traceback(engine: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     engine.add("docker", '[ "$1" != build ]')
     assert command_line.main() == 1
-    assert "error: docker build --iidfile failed (exit code 1)" in capsys.readouterr().err
+    assert "error: docker build --tag failed (exit code 1)" in capsys.readouterr().err
 
 
 def test_where_no_cluster_can_be_made_both_reasons_are_told(

@@ -15,7 +15,8 @@ from testbed.say import say, step
 
 DESCRIPTION: Final = "kind (Docker and kind were found)"
 
-_NAME: Final = "ollama-fleet"
+_NAME: Final = "ollama-fleet-demo"
+"""Of the cluster, as ``kind-config.yaml`` has it: what goes by this name is made anew when it does not answer."""
 _REPOSITORY: Final = "localhost/ollama-fleet-demo"
 _MODEL: Final = "smollm2:135m"
 _KUBECONFIG: Final = STATE / "kind.kubeconfig"

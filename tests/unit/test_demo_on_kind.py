@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from testbed.demo import __main__ as command_line
 from testbed.demo import kind, local
+from testbed.paths import ROOT
 from tests.support.programs import Programs
 
 ID = "0123456789ab" + "c" * 52
@@ -51,8 +53,8 @@ def with_cluster(programs: Programs, *, kubeconfig: str = "echo apiVersion: v1",
     programs.add(
         "kind",
         f"""case "$1 $2" in
-        "get clusters") echo ollama-fleet;;
-        "get nodes") echo ollama-fleet-control-plane;;
+        "get clusters") echo ollama-fleet-demo;;
+        "get nodes") echo ollama-fleet-demo-control-plane;;
         "get kubeconfig") {kubeconfig};;
         esac""",
     )
@@ -79,7 +81,7 @@ def test_pods_follow_the_content_of_the_image(engine: Programs) -> None:
     cluster = kind.up("0.32.3")
     assert cluster.fleet_image == IMAGE
     assert engine.calls("docker tag") == [f"docker tag localhost/ollama-fleet-demo:latest {IMAGE}"]
-    assert engine.calls("kind load") == [f"kind load docker-image {IMAGE} --name ollama-fleet"]
+    assert engine.calls("kind load") == [f"kind load docker-image {IMAGE} --name ollama-fleet-demo"]
 
 
 def test_the_users_own_kubeconfig_is_left_alone(engine: Programs) -> None:
@@ -93,7 +95,7 @@ def test_the_users_own_kubeconfig_is_left_alone(engine: Programs) -> None:
 def test_a_cluster_that_answers_is_used_again_and_started_where_it_was_stopped(engine: Programs) -> None:
     with_cluster(engine)
     kind.up("0.32.3")
-    assert engine.calls("docker start") == ["docker start ollama-fleet-control-plane"]
+    assert engine.calls("docker start") == ["docker start ollama-fleet-demo-control-plane"]
     assert not engine.calls("kind create")
     assert kind._KUBECONFIG.read_text() == "apiVersion: v1\n"
     assert stat.S_IMODE(kind._KUBECONFIG.stat().st_mode) == 0o600
@@ -111,6 +113,11 @@ def test_a_cluster_that_does_not_answer_is_made_anew(
         engine.add("kubectl", "exit 1")
     kind.up("0.32.3")
     assert len(engine.calls("kind delete")) == len(engine.calls("kind create")) == 1
+
+
+def test_the_cluster_goes_by_the_name_that_its_configuration_has() -> None:
+    configuration = yaml.safe_load((ROOT / "kind-config.yaml").read_text())
+    assert configuration["name"] == kind._NAME
 
 
 def test_down_removes_cluster_images_and_record(engine: Programs) -> None:

@@ -47,6 +47,15 @@ class Cost:
     peak_mebibytes: float
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What ours needs while nothing happens."""
+
+    writes: int
+    cpu_percent: float
+    """Of a core."""
+
+
 def run(*, quick: bool) -> Report:
     """Ours first, then the baseline on the same control plane."""
     return asyncio.run(_measure(quick=quick))
@@ -78,7 +87,8 @@ async def _measure(*, quick: bool) -> Report:
         Row("peak memory", "MiB", ours.peak_mebibytes, stock.peak_mebibytes),
         Row("writes per object", "1", sum(requests[verb] for verb in WRITES) / count),
         Row("GETs per object", "1", requests["get"] / count),
-        Row(f"writes in {_IDLE_SECONDS[quick]:.0f} idle seconds", "1", float(idle)),
+        Row(f"writes in {_IDLE_SECONDS[quick]:.0f} idle seconds", "1", float(idle.writes)),
+        Row("CPU while idle", "% of a core", idle.cpu_percent),
     ]
     report.figures = {
         "objects": count,
@@ -88,7 +98,8 @@ async def _measure(*, quick: bool) -> Report:
         "cpu_seconds": ours.cpu,
         "writes_per_object": sum(requests[verb] for verb in WRITES) / count,
         "gets_per_object": requests["get"] / count,
-        "idle_writes": idle,
+        "idle_writes": idle.writes,
+        "idle_cpu_percent": idle.cpu_percent,
         "speedup_vs_stock_kopf": stock.seconds / ours.seconds,
     }
     return report
@@ -114,16 +125,17 @@ async def _cluster(plane: ControlPlane) -> AsyncIterator[tuple[KubeClient, Infor
 
 async def _ours(
     plane: ControlPlane, client: KubeClient, wishes: Informer, registry: str, *, count: int, quick: bool
-) -> tuple[Cost, dict[str, int], int]:
+) -> tuple[Cost, dict[str, int], Idle]:
     async with operator(plane.kubeconfig, "--workers=16") as process_:
         await client.create(_model_set(registry.removeprefix("http://")))
         cost = await _create_all(client, wishes, process_.pid, count=count, limit=_LIMIT_SECONDS[quick])
         requests = process_.requests()
         # Events are written with a delay, their repeats a minute later.
         await asyncio.sleep(5)
-        before = process_.writes()
+        writes, cpu, started = process_.writes(), cpu_seconds(process_.pid), time.monotonic()
         await asyncio.sleep(_IDLE_SECONDS[quick])
-        return cost, requests, process_.writes() - before
+        percent = 100 * (cpu_seconds(process_.pid) - cpu) / (time.monotonic() - started)
+        return cost, requests, Idle(process_.writes() - writes, percent)
 
 
 async def _stock(plane: ControlPlane, client: KubeClient, wishes: Informer, *, count: int, limit: float) -> Cost:

@@ -107,6 +107,9 @@ def _kubelet_config(node: Node) -> dict[str, Any]:
         "containerRuntimeEndpoint": f"unix://{node.socket}",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{node.network}",
+        # Devices that come and go are in the node's status after this and not after ten seconds.
+        "nodeStatusUpdateFrequency": "2s",
+        "nodeStatusReportFrequency": "5m",
         "failCgroupV1": False,
         "failSwapOn": False,
         "enforceNodeAllocatable": [],

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from ollama_fleet.kube import kinds
+from ollama_fleet.kube.kinds import Kind
 from testbed import nodes
 from testbed.build import ensure
-from testbed.controlplane import ControlPlane
+from testbed.controlplane import TOKEN, ControlPlane
 from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
 from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
@@ -32,6 +36,23 @@ AGENT_NAMESPACE = "ollama-fleet-agent"
 ON_GPUS = f"localhost/ollama-on-gpus:{GPU_VERSION}"
 """Image of the Ollama that believes to be on the fake GPUs."""
 
+_KINDS = {
+    "od": kinds.OLLAMA_DEPLOYMENT,
+    "mset": kinds.MODEL_SET,
+    "nvr": kinds.NODE_VRAM_REPORT,
+    "configmap": kinds.CONFIG_MAP,
+    "deployment": kinds.DEPLOYMENT,
+    "endpointslice": kinds.ENDPOINT_SLICE,
+    "job": kinds.JOB,
+    "networkpolicy": kinds.NETWORK_POLICY,
+    "node": kinds.NODE,
+    "pdb": kinds.PDB,
+    "pod": kinds.POD,
+    "service": kinds.SERVICE,
+    "role": Kind("rbac.authorization.k8s.io/v1", "Role", "roles"),
+    "clusterrole": Kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", namespaced=False),
+}
+"""By the names that kubectl takes."""
 _numbers = itertools.count(1)
 
 
@@ -50,6 +71,8 @@ class Fleet:
     product: Image
     gpus: dict[str, NodeGpus]
     """By node: each has two to begin with."""
+    api: httpx.Client
+    """With the rights of an administrator."""
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """kubectl; its output."""
@@ -59,9 +82,19 @@ class Fleet:
             raise AssertionError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def json(self, *arguments: str) -> Any:
-        """kubectl with JSON output."""
-        return json.loads(self.run(*arguments, "-o", "json"))
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Any:
+        """One object; polls ask the API server themselves, since a kubectl each time would keep a core busy."""
+        return self._read(_KINDS[kind].path(namespace, name))
+
+    def get_all(self, kind: str, namespace: str) -> list[Any]:
+        """All objects of a kind."""
+        found: list[Any] = self._read(_KINDS[kind].path(namespace))["items"]
+        return found
+
+    def _read(self, path: str) -> Any:
+        answer = self.api.get(path)
+        assert answer.is_success, f"{path}: {answer.text}"
+        return answer.json()
 
     def apply(self, *documents: dict[str, Any]) -> None:
         """Server-side apply."""
@@ -73,12 +106,12 @@ class Fleet:
 
     def condition(self, kind: str, name: str, namespace: str, condition: str) -> dict[str, str]:
         """One condition of an object; empty while it is not there."""
-        found = self.json("get", kind, name, "-n", namespace).get("status", {}).get("conditions", [])
+        found = self.get(kind, name, namespace).get("status", {}).get("conditions", [])
         return next((entry for entry in found if entry["type"] == condition), {})
 
     def pods(self, namespace: str) -> list[Any]:
         """Pods of a namespace that are not on their way out."""
-        found = self.json("get", "pods", "-n", namespace)["items"]
+        found = self.get_all("pod", namespace)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def pods_of(self, namespace: str, group: str) -> list[Any]:
@@ -99,7 +132,7 @@ class Fleet:
         """Until an OllamaDeployment has seen its newest spec and is Ready with nothing left to do."""
 
         def done() -> bool:
-            found = self.json("get", "od", name, "-n", namespace)
+            found = self.get("od", name, namespace)
             status = found.get("status", {})
             truth = {entry["type"]: entry["status"] for entry in status.get("conditions", [])}
             seen = status.get("observedGeneration") == found["metadata"]["generation"]
@@ -118,7 +151,7 @@ class Fleet:
 
     def address(self, name: str, namespace: str) -> str:
         """URL of a group's Service by its ClusterIP: there is no DNS in the test bed."""
-        found = self.json("get", "service", name, "-n", namespace)["spec"]["clusterIP"]
+        found = self.get("service", name, namespace)["spec"]["clusterIP"]
         return f"http://{found}:11434"
 
 
@@ -166,9 +199,12 @@ def fleet() -> Iterator[Fleet]:
         gpus = {node.name: NodeGpus(plane, node) for node in made}
         for name, one in gpus.items():
             one.up(cards(name, 2))
-        found = Fleet(plane, registry, tuple(made), product, gpus)
-        install(found)
-        yield found
+        trusted = ssl.create_default_context(cafile=str(plane.certificates.ca))
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=plane.url, headers=headers, verify=trusted, timeout=30, trust_env=False) as api:
+            found = Fleet(plane, registry, tuple(made), product, gpus, api)
+            install(found)
+            yield found
     finally:
         _down()
 

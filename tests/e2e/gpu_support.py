@@ -45,7 +45,7 @@ class Server:
 
     def condition(self, kind: str) -> dict[str, str]:
         """One condition of the pod; empty while it is not there."""
-        found = self.fleet.json("get", "pod", self.name, "-n", self.namespace)["status"].get("conditions", [])
+        found = self.fleet.get("pod", self.name, self.namespace)["status"].get("conditions", [])
         return next((one for one in found if one["type"] == kind), {})
 
     def report(self) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def gpu_namespace(fleet: Fleet, test: str) -> Iterator[str]:
     """A namespace whose GPUs are free for others at the end."""
     with made_namespace(fleet, test) as name:
         yield name
-    fleet.wait(f"the pods of {name} are gone", lambda: not fleet.json("get", "pods", "-n", name)["items"], seconds=90)
+    fleet.wait(f"the pods of {name} are gone", lambda: not fleet.get_all("pod", name), seconds=90)
 
 
 def report(fleet: Fleet, node: str) -> dict[str, Any]:
     """Status of a node's report."""
-    status: dict[str, Any] = fleet.json("get", "nodevramreport", node)["status"]
+    status: dict[str, Any] = fleet.get("nvr", node)["status"]
     return status
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 
 def agents(fleet: Fleet) -> dict[str, Any]:
     """Agents' pods by node."""
-    found = fleet.json("get", "pods", "-n", AGENT_NAMESPACE)["items"]
+    found = fleet.get_all("pod", AGENT_NAMESPACE)
     return {pod["spec"]["nodeName"]: pod for pod in found}
 
 
@@ -25,7 +25,7 @@ def test_each_node_reports_and_shows_what_its_pods_have_in_memory(fleet: Fleet, 
     name = f"{namespace}/{pod['metadata']['name']}"
 
     def models() -> list[Any]:
-        report = fleet.json("get", "nodevramreport", pod["spec"]["nodeName"])
+        report = fleet.get("nvr", pod["spec"]["nodeName"])
         return [model for model in report["status"].get("models", []) if model["pod"] == name]
 
     print(f"report: the model is in it after {fleet.wait('it is reported', lambda: bool(models()), seconds=30):.1f} s")
@@ -33,7 +33,7 @@ def test_each_node_reports_and_shows_what_its_pods_have_in_memory(fleet: Fleet, 
     assert (model["name"], model["contextLength"]) == ("chat", 2048)
     assert model["size"] > 0
     for node in nodes:
-        status = fleet.json("get", "nodevramreport", node)["status"]
+        status = fleet.get("nvr", node)["status"]
         ready = next(entry for entry in status["conditions"] if entry["type"] == "Ready")
         assert (ready["status"], ready["reason"]) == ("True", "Observed")
         assert status["summary"]["gpus"] == "2/2"

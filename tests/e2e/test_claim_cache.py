@@ -42,7 +42,7 @@ def test_one_job_fills_the_claim_and_servers_read_it(
     assert "PersistentVolumeClaim models does not exist" in message
     fleet.apply(*claim)
     print(f"claim: ready after {fleet.wait_ready('chat', namespace, seconds=120):.1f} s")
-    (job,) = fleet.json("get", "jobs", "-n", namespace)["items"]
+    (job,) = fleet.get_all("job", namespace)
     assert job["status"]["succeeded"] == 1
     assert len(list(tmp_path.glob("sha256-*"))) >= 4
     (before,) = fleet.pods_of(namespace, "g0")
@@ -50,13 +50,13 @@ def test_one_job_fills_the_claim_and_servers_read_it(
     fleet.apply(model_set(fleet, namespace, CHAT, {"name": "other", "model": "qwen", "contextLength": 512}))
     fleet.wait(
         "both models are warm",
-        lambda: fleet.json("get", "od", "chat", "-n", namespace)["status"]["warm"] == "2/2",
+        lambda: fleet.get("od", "chat", namespace)["status"]["warm"] == "2/2",
         seconds=120,
     )
     fleet.wait_ready("chat", namespace)
     (after,) = fleet.pods_of(namespace, "g0")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    (job,) = fleet.json("get", "jobs", "-n", namespace)["items"]
+    (job,) = fleet.get_all("job", namespace)
 
     fleet.patch("od", "chat", namespace, {"spec": {"replicas": 2}})
     refused = fleet.wait_reason("od", "chat", namespace, "InvalidSpec")

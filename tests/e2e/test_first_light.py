@@ -38,13 +38,13 @@ def test_two_manifests_lead_to_a_model_that_answers(fleet: Fleet, namespace: str
     assert len([line for line in lines if line.get("response")]) >= 4
     assert lines[-1]["done"] is True
 
-    status = fleet.json("get", "od", "chat", "-n", namespace)["status"]
+    status = fleet.get("od", "chat", namespace)["status"]
     assert (status["ready"], status["warm"], status["version"]) == ("1/1", "1/1", version)
     assert status["endpoint"] == f"http://chat-g0.{namespace}.svc:11434"
     (model,) = status["models"]
     assert (model["state"], model["warm"]) == ("Warm", 1)
     assert model["memory"] > 1_000_000
-    assert model["digest"] == fleet.json("get", "mset", "models", "-n", namespace)["status"]["models"][0]["digest"]
+    assert model["digest"] == fleet.get("mset", "models", namespace)["status"]["models"][0]["digest"]
     effective = {value["name"]: value for value in status["effective"]}
     assert effective["version"]["source"] == "spec"
     assert effective["OLLAMA_NUM_PARALLEL"]["value"] == "4"
@@ -84,7 +84,7 @@ def test_several_models_share_one_server(fleet: Fleet, namespace: str) -> None:
     fleet.apply(model_set(fleet, namespace, *models), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     url = fleet.address("chat-g0", namespace)
-    assert fleet.json("get", "od", "chat", "-n", namespace)["status"]["warm"] == "3/3"
+    assert fleet.get("od", "chat", namespace)["status"]["warm"] == "3/3"
     assert list(tokens(url, model="other"))[-1]["done"] is True
     vectors = httpx.post(f"{url}/api/embed", json={"model": "vectors", "input": "x"}, timeout=30).json()
     assert any(vectors["embeddings"][0])
@@ -94,9 +94,9 @@ def test_deleting_the_deployment_leaves_nothing(fleet: Fleet, namespace: str) ->
     fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     fleet.run("delete", "od", "chat", "-n", namespace)
-    kinds = "deployments,services,poddisruptionbudgets,networkpolicies,pods"
-    fleet.wait("all children are gone", lambda: not fleet.json("get", kinds, "-n", namespace)["items"])
-    left = {item["metadata"]["name"] for item in fleet.json("get", "configmaps", "-n", namespace)["items"]}
+    kinds = ("deployment", "service", "pdb", "networkpolicy", "pod")
+    fleet.wait("all children are gone", lambda: not any(fleet.get_all(kind, namespace) for kind in kinds))
+    left = {item["metadata"]["name"] for item in fleet.get_all("configmap", namespace)}
     assert left == {"kube-root-ca.crt"}
 
 

@@ -128,7 +128,7 @@ def test_an_error_of_the_gpu_counts_until_the_driver_is_reloaded(fleet: Fleet, s
 
 def allocatable(fleet: Fleet, node: str) -> str:
     """GPUs that the node offers."""
-    found = fleet.json("get", "node", node)["status"]["allocatable"]
+    found = fleet.get("node", node)["status"]["allocatable"]
     return str(found["nvidia.com/gpu"])
 
 
@@ -151,7 +151,7 @@ def test_a_silent_fall_back_to_the_cpu_takes_the_server_out_of_service(
     fleet.wait("it leaves the Service", lambda: not _ready(server), seconds=10)
     assert served[1].gate() == ("True", "Resident")
     node.set_driver(cuda_code=0)
-    pod = fleet.json("get", "pod", server.name, "-n", server.namespace)
+    pod = fleet.get("pod", server.name, server.namespace)
     os.kill(process_of(pod, "--model"), signal.SIGKILL)
     assert any(line.get("response") for line in tokens(server.url, count=4))
     print(f"CUDA works again: gate open after {server.wait_gate('True', 'Resident'):.1f} s")
@@ -183,9 +183,7 @@ def _used(status: dict[str, Any], gpu: dict[str, Any]) -> int:
 def test_a_killed_agent_comes_back_and_counts_on(fleet: Fleet, served: list[Server]) -> None:
     one = served[1]
     before = one.report()
-    (agent,) = [
-        pod for pod in fleet.json("get", "pods", "-n", AGENT_NAMESPACE)["items"] if pod["spec"]["nodeName"] == one.node
-    ]
+    (agent,) = [pod for pod in fleet.get_all("pod", AGENT_NAMESPACE) if pod["spec"]["nodeName"] == one.node]
     os.kill(process_of(agent, "agent"), signal.SIGKILL)
     took = shown(fleet, one.node, lambda status: status["sequence"] > before["sequence"] + 1, "a new agent", seconds=60)
     print(f"killed agent: reports again after {took:.1f} s")

@@ -37,7 +37,7 @@ def presets(fleet: Fleet) -> Iterator[Callable[[str], None]]:
 
 def test_servers_that_share_a_gpu_are_told_apart(fleet: Fleet, node: NodeGpus) -> None:
     node.show(replace(node.hardware, replicas=2))
-    labels = fleet.json("get", "node", NODE)["metadata"]["labels"]
+    labels = fleet.get("node", NODE)["metadata"]["labels"]
     assert labels["nvidia.com/gpu.product"] == "NVIDIA-L4-SHARED"
     with gpu_namespace(fleet, "test_sharing") as namespace:
         fleet.apply(model_set(fleet, namespace, CHAT), on_gpus(namespace, node=NODE, replicas=3))
@@ -85,7 +85,7 @@ def test_a_gpu_that_shares_the_nodes_memory_says_so(fleet: Fleet, node: NodeGpus
     assert _sources(status)["GPU-gb10"] == "system"
     (gpu,) = [one for one in status["gpus"] if one["uuid"] == "GPU-gb10"]
     assert gpu["totalMebibytes"] == status["memoryMebibytes"] > 0
-    assert "nvidia.com/gpu.memory" not in fleet.json("get", "node", NODE)["metadata"]["labels"]
+    assert "nvidia.com/gpu.memory" not in fleet.get("node", NODE)["metadata"]["labels"]
 
 
 def _sources(status: dict[str, Any]) -> dict[str, str]:

@@ -118,7 +118,7 @@ def test_a_killed_operator_leaves_serving_pods_alone_and_finishes_a_rollout(flee
         assert httpx.post(f"{url}/api/generate", json=body, timeout=10).status_code == 200
         time.sleep(0.1)
     print(f"operator killed in a rollout: done after {5 + fleet.wait_ready('chat', chat, seconds=120):.1f} s")
-    effective = fleet.json("get", "od", "chat", "-n", chat)["status"]["effective"]
+    effective = fleet.get("od", "chat", chat)["status"]["effective"]
     assert {"name": "OLLAMA_NUM_PARALLEL", "value": "2"}.items() <= next(
         value for value in effective if value["name"] == "OLLAMA_NUM_PARALLEL"
     ).items()
@@ -141,7 +141,7 @@ def test_a_rollout_never_has_fewer_ready_pods_than_before(fleet: Fleet, chat: st
 
 def test_without_room_for_both_old_servers_make_room_one_by_one(fleet: Fleet, namespace: str) -> None:
     # Two nodes of the machine's cores each: one server of this size fits on each, and no third one.
-    cores = int(fleet.json("get", "node", fleet.made[0].name)["status"]["allocatable"]["cpu"])
+    cores = int(fleet.get("node", fleet.made[0].name)["status"]["allocatable"]["cpu"])
     large = {"cpu": {"cores": f"{cores * 1000 - 600}m", "memory": "512Mi"}}
     fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace, hardware=large, replicas=2))
     fleet.wait_ready("chat", namespace)
@@ -205,7 +205,7 @@ BAD_EDITS: list[tuple[str, dict[str, Any], str, str]] = [
 def test_a_bad_edit_is_named_and_takes_nothing_down(
     fleet: Fleet, edited: str, edit: dict[str, Any], reason: str, words: str
 ) -> None:
-    before: dict[str, Any] = fleet.json("get", "od", "chat", "-n", edited)["spec"]
+    before: dict[str, Any] = fleet.get("od", "chat", edited)["spec"]
     serving = ready_pods(fleet, edited)
     assert serving
     fleet.patch("od", "chat", edited, {"spec": edit})
@@ -291,7 +291,7 @@ def test_a_node_without_power_gives_its_server_to_the_other(fleet: Fleet, namesp
         nodes.up(fleet.plane, count=2)
     fleet.wait(
         "nothing of the lost server is left",
-        lambda: len(fleet.json("get", "pods", "-n", namespace)["items"]) == 2,
+        lambda: len(fleet.get_all("pod", namespace)) == 2,
         seconds=60,
     )
     fleet.wait_ready("chat", namespace)

@@ -120,18 +120,18 @@ def test_the_rights_are_those_that_are_used(fleet: Fleet, namespace: str, tmp_pa
     storage = {"cache": {"type": "Node", "path": str(tmp_path)}}
     fleet.apply(model_set(fleet, namespace, chat, second), deployment(namespace, storage=storage))
     fleet.wait_ready("chat", namespace, seconds=120)
-    assert len(fleet.json("get", "od", "chat", "-n", namespace)["status"]["groups"]) == 2
+    assert len(fleet.get("od", "chat", namespace)["status"]["groups"]) == 2
     fleet.apply(model_set(fleet, namespace, {**chat, "modelfile": {"system": "Be brief."}}))
     fleet.wait("the second group is gone", lambda: not fleet.pods_of(namespace, "g1"), seconds=60)
     fleet.wait_ready("chat", namespace)
-    lease = fleet.json("get", "role", "ollama-fleet-lease", "-n", OPERATOR_NAMESPACE)
-    rights = granted(fleet.json("get", "clusterrole", "ollama-fleet"), lease)
+    lease = fleet.get("role", "ollama-fleet-lease", OPERATOR_NAMESPACE)
+    rights = granted(fleet.get("clusterrole", "ollama-fleet"), lease)
     assert rights - used(audit(fleet)) - UNSEEN.keys() == set()
 
 
 def test_the_rights_of_agents_are_those_that_are_used(fleet: Fleet) -> None:
     """Those that ran since the cluster is there; one of another preset lost its rights a moment before it ended."""
-    rights = granted(fleet.json("get", "clusterrole", "ollama-fleet-agent"))
+    rights = granted(fleet.get("clusterrole", "ollama-fleet-agent"))
     running = {pod["metadata"]["name"] for pod in fleet.pods(AGENT_NAMESPACE)}
     entries = audit(fleet, user=AGENT)
     assert {pod_of(entry) for entry in entries} >= running

@@ -25,7 +25,7 @@ def storage(tmp_path: Path) -> dict[str, Any]:
 
 
 def jobs(fleet: Fleet, namespace: str) -> list[Any]:
-    found: list[Any] = fleet.json("get", "jobs", "-n", namespace)["items"]
+    found: list[Any] = fleet.get_all("job", namespace)
     return found
 
 
@@ -43,7 +43,7 @@ def test_the_cache_is_filled_before_the_pod_is_placed(
     blobs = list((tmp_path / open_namespace).glob("sha256-*"))
     assert len(blobs) >= 4
     # A Job's pod is never an endpoint.
-    slices = fleet.json("get", "endpointslices", "-n", open_namespace)["items"]
+    slices = fleet.get_all("endpointslice", open_namespace)
     addresses = [address for one in slices for entry in one["endpoints"] or () for address in entry["addresses"]]
     assert addresses == [pod["status"]["podIP"]]
 
@@ -57,7 +57,7 @@ def test_a_new_model_fills_the_cache_and_restarts_nothing(
     fleet.apply(model_set(fleet, open_namespace, CHAT, {"name": "other", "model": "qwen", "contextLength": 512}))
     fleet.wait(
         "both models are warm",
-        lambda: fleet.json("get", "od", "chat", "-n", open_namespace)["status"]["warm"] == "2/2",
+        lambda: fleet.get("od", "chat", open_namespace)["status"]["warm"] == "2/2",
         seconds=120,
     )
     fleet.wait_ready("chat", open_namespace)

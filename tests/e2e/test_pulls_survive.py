@@ -31,7 +31,7 @@ def through(fleet: Fleet, link: SlowLink, namespace: str) -> dict[str, Any]:
 
 
 def download(fleet: Fleet, namespace: str) -> dict[str, int]:
-    models = fleet.json("get", "od", "chat", "-n", namespace).get("status", {}).get("models", [])
+    models = fleet.get("od", "chat", namespace).get("status", {}).get("models", [])
     found: dict[str, int] = models[0].get("download", {}) if models else {}
     return found
 

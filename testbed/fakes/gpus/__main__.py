@@ -12,7 +12,7 @@ from testbed.fakes.gpus.node import Places
 from testbed.fakes.gpus.plugin import Plugin
 from testbed.fakes.gpus.simulator import claims, occupied
 
-_LOOK_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 0.3
 
 
 async def serve(places: Places, registry: Path) -> None:

@@ -6,6 +6,7 @@ made outside its directory is written down first; ``down`` removes exactly that,
 
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -63,10 +64,14 @@ def up(cluster: ControlPlane, *, count: int = 1) -> list[Node]:
 
 def load(nodes: Iterable[Node], images: Iterable[Image]) -> None:
     """Give every node the images; pods use them with ``imagePullPolicy: IfNotPresent``."""
-    images = list(images)
-    for node in nodes:
+    nodes, images = list(nodes), list(images)
+
+    def give(node: Node) -> None:
         for image in images:
             runtime.load(node, image)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(give, nodes))
 
 
 def power_off(state: Path, node: Node) -> None:

@@ -123,6 +123,24 @@ def test_a_pod_that_was_never_open_waits_for_nothing() -> None:
     assert demotions.rule([bad], servers=1, serving=0)["new"] == Judgment(Ruling.CLOSE)
 
 
+def test_a_report_that_comes_after_the_models_are_warm_opens_a_new_gate_at_once() -> None:
+    demotions = Demotions(Clock())
+    for demoted in (False, True):
+        behind = Case("new", open=False, serving=False, demoted=demoted, objection=EVICTED)
+        assert demotions.rule([behind], servers=1, serving=0)["new"] == Judgment(Ruling.CLOSE)
+    seen = Case("new", open=False, serving=False, demoted=True, objection=None)
+    assert demotions.rule([seen], servers=1, serving=0)["new"] == Judgment(Ruling.OPEN)
+
+
+def test_one_that_was_open_is_new_no_more() -> None:
+    demotions = Demotions(Clock())
+    story = [(False, False), (True, False)]
+    for open_, demoted in story:
+        demotions.rule([Case("a", open=open_, serving=open_, demoted=demoted, objection=None)], servers=2, serving=2)
+    closed = Case("a", open=False, serving=False, demoted=True, objection=None)
+    assert demotions.rule([closed], servers=2, serving=1)["a"] == Judgment(Ruling.WAIT, again=PROVE_SECONDS)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 3.0)), min_size=1, max_size=200))
 def test_samples_that_alternate_do_not_make_a_gate_flap(samples: list[tuple[bool, float]]) -> None:
     """Two flips of a gate are never closer than the shorter of the two times."""

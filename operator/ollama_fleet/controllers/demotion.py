@@ -15,7 +15,11 @@ from ollama_fleet.controllers.vram import Objection, Severity
 HOLD_SECONDS: Final = 4.0
 """How long an objection stands before an open gate closes: two reports of an agent that sees things change."""
 PROVE_SECONDS: Final = 5.0
-"""How long nothing must speak against a pod before the gate that a report closed opens again."""
+"""How long nothing must speak against a pod before the gate that a report closed opens again.
+
+A server that has just warmed its models is often ahead of its node's report: a gate that was never open waits for that
+report and no longer.
+"""
 SHARE: Final = 0.25
 """Of a group's servers that may be out of service for soft reasons at once, and at least one."""
 
@@ -65,6 +69,8 @@ class Demotions:
     """By pod: since when something speaks against it."""
     _clear: dict[str, float] = field(default_factory=dict)
     """By demoted pod: since when nothing does."""
+    _new: set[str] = field(default_factory=set)
+    """Pods whose gates were closed before a report spoke, and have not been open since."""
 
     def rule(self, cases: Sequence[Case], *, servers: int, serving: int) -> dict[str, Judgment]:
         """By pod. ``servers`` of the group exist and ``serving`` of them take traffic, with or without a report.
@@ -86,8 +92,13 @@ class Demotions:
         for uid in uids:
             self._against.pop(uid, None)
             self._clear.pop(uid, None)
+            self._new.discard(uid)
 
     def _rule(self, case: Case, *, room: int, others: int) -> Judgment:
+        if case.open:
+            self._new.discard(case.uid)
+        elif not case.demoted:
+            self._new.add(case.uid)
         if case.objection is None:
             self._against.pop(case.uid, None)
             return self._reopen(case)
@@ -106,7 +117,7 @@ class Demotions:
         return Judgment(Ruling.CLOSE)
 
     def _reopen(self, case: Case) -> Judgment:
-        if case.open or not case.demoted:
+        if case.open or not case.demoted or case.uid in self._new:
             self._clear.pop(case.uid, None)
             return Judgment(Ruling.OPEN)
         left = self._clear.setdefault(case.uid, self.clock()) + PROVE_SECONDS - self.clock()

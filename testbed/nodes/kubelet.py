@@ -101,15 +101,14 @@ def _kubelet_config(node: Node) -> dict[str, Any]:
         "healthzBindAddress": node.address,
         # Devices come and go in tests; nobody should wait ten seconds for the node to show it.
         "nodeStatusUpdateFrequency": "1s",
+        # Else it is written as often as it is looked at.
+        "nodeStatusReportFrequency": "5m",
         # Only pods and processes of this machine reach the address.
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "containerRuntimeEndpoint": f"unix://{node.socket}",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{node.network}",
-        # Devices that come and go are in the node's status after this and not after ten seconds.
-        "nodeStatusUpdateFrequency": "2s",
-        "nodeStatusReportFrequency": "5m",
         "failCgroupV1": False,
         "failSwapOn": False,
         "enforceNodeAllocatable": [],

@@ -25,7 +25,7 @@ from testbed.state import processes, remove, test_beds
 
 _DEFAULT: Final = "default"
 _LEVELS: Final = ("control-plane", "kwok", "nodes")
-_TOOLS: Final = ("registry", "helm", "kwok", "fake-nvml")
+_TOOLS: Final = ("registry", "helm", "kwok", "kube-router", "fake-nvml")
 _TESTS_NEED: Final = (f"kubernetes-{KUBERNETES}", *_TOOLS, *(f"ollama-{one}" for one in VERSIONS))
 
 

@@ -20,6 +20,8 @@ NODES: Final[Mapping[str, str | Path]] = {
     "socat": "socat",
 }
 """What real nodes run, by the program or file that shows that a package is there."""
+POLICIES: Final[Mapping[str, str | Path]] = {"ipset": "ipset"}
+"""What the enforcement of network policies runs."""
 IMAGES: Final[Mapping[str, str | Path]] = {
     "debootstrap": "debootstrap",
     "buildah": "buildah",

@@ -65,6 +65,7 @@ def _recipes() -> tuple[Recipe, ...]:
         "registry": "github.com/distribution/distribution/v3/cmd/registry",
         "helm": "helm.sh/helm/v4/cmd/helm",
         "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+        "kube-router": ".",
     }
     tools = (Recipe(name, 2, _module(name), partial(_tool, name, package)) for name, package in packages.items())
     here = Path(__file__).parent / "ollama.py"

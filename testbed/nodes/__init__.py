@@ -14,7 +14,7 @@ from testbed import mounts, packages
 from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_pause
 from testbed.journal import Journal
-from testbed.nodes import cgroups, journal, kubelet, links, rules, runtime
+from testbed.nodes import cgroups, journal, kubelet, links, policies, rules, runtime
 from testbed.nodes.leaks import Snapshot, leaks, snapshot
 from testbed.nodes.node import API_ADDRESS, HOST_LINK, KUBELET_DIRECTORY, Node, made_nodes, nodes_of, nodes_state
 from testbed.paths import STATE
@@ -88,6 +88,7 @@ def down(state: Path) -> None:
     """Remove the nodes of a test bed, running or crashed, and all that they left on the machine. May be repeated."""
     processes = Processes(nodes_state(state))
     nodes = list(made_nodes(state))
+    processes.stop(policies.PROGRAM)
     processes.stop("kube-proxy")
     for node in nodes:
         processes.stop(f"gpus-{node.number}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from testbed.journal import Journal
-from testbed.nodes import cgroups, rules
+from testbed.nodes import cgroups, rules, sets
 
 TREE: Final = "tree"
 LINK: Final = "link"
@@ -14,6 +14,7 @@ SYSCTL: Final = "sysctl"
 RULES: Final = "rules"
 CGROUP: Final = "cgroup"
 CNI_RESULTS: Final = "cni-results"
+POLICIES: Final = "policies"
 
 # Written by programs at paths that cannot be configured; removed when they were not there before.
 FOREIGN_TREES: Final = ("/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/run/netns")
@@ -41,6 +42,7 @@ def open_journal(state: Path) -> Journal:
         RULES: rules.remove,
         CGROUP: cgroups.remove,
         CNI_RESULTS: _remove_results,
+        POLICIES: remove_policies,
     }
     return Journal(state, undo)
 
@@ -54,6 +56,12 @@ def record_machine(journal: Journal) -> None:
             journal.record(TREE, name)
     for setting in settings():
         journal.record(SYSCTL, setting)
+
+
+def remove_policies(_: str = "") -> None:
+    """Remove what enforces network policies: its rules, then the sets that they look into."""
+    rules.remove_policies()
+    sets.remove()
 
 
 def settings() -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from testbed import mounts
-from testbed.nodes import cgroups, rules
+from testbed.nodes import cgroups, rules, sets
 from testbed.nodes.journal import FOREIGN_TREES, settings
 
 
@@ -17,6 +17,8 @@ class Snapshot:
     cgroups: frozenset[str]
     processes: frozenset[str]
     rules: frozenset[str]
+    sets: frozenset[str]
+    """Of addresses, in the packet filter."""
     files: frozenset[str]
     """Directories at places that programs do not let us choose, and network namespaces."""
     settings: frozenset[str]
@@ -31,6 +33,7 @@ def snapshot() -> Snapshot:
         cgroups=frozenset(cgroups.existing()),
         processes=frozenset(_node_processes()),
         rules=frozenset(rules.existing()),
+        sets=frozenset(sets.existing()),
         files=frozenset(path for path in (*FOREIGN_TREES, *_namespaces()) if Path(path).exists()),
         settings=frozenset(settings()),
     )
@@ -65,6 +68,6 @@ def _node_processes() -> set[str]:
         except OSError:
             continue
         program = Path(arguments[0].decode(errors="replace")).name
-        if foreign or program in {"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2"}:
+        if foreign or program in {"kubelet", "kube-proxy", "kube-router", "containerd", "containerd-shim-runc-v2"}:
             found.add(f"{directory.name} {program}")
     return found

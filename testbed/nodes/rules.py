@@ -8,6 +8,8 @@ from testbed.controlplane import PODS
 
 _COMMENT: Final = "ollama-fleet-testbed"
 _PREFIX: Final = "KUBE-"
+_POLICIES: Final = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
+"""Chains of the enforcement of network policies."""
 _FAMILIES: Final = ("iptables", "ip6tables")
 _OWN: Final = (
     # Machines with other container engines drop forwarded packets.
@@ -28,7 +30,7 @@ def add() -> None:
     present = {line for line in existing() if _COMMENT in line}
     if len(present) == len(_OWN):
         return
-    _remove_from("iptables")
+    _remove_from("iptables", (_PREFIX,), _COMMENT)
     for table, chain, *match in _OWN:
         comment = ("-m", "comment", "--comment", _COMMENT)
         _run("iptables", "-w", "-t", table, "-A", chain, *match[:-2], *comment, *match[-2:])
@@ -37,7 +39,18 @@ def add() -> None:
 def remove(_: str = "") -> None:
     """Remove our rules, all chains of Kubernetes and what jumps to them."""
     for family in _FAMILIES:
-        _remove_from(family)
+        _remove_from(family, (_PREFIX,), _COMMENT)
+
+
+def remove_policies() -> None:
+    """Remove what enforces network policies; kube-proxy's and our own rules stay."""
+    for family in _FAMILIES:
+        _remove_from(family, _POLICIES)
+
+
+def enforcing() -> bool:
+    """Whether network policies are enforced: this rule comes last, after those of every pod."""
+    return any("-A KUBE-ROUTER-FORWARD" in line and "explicitly ACCEPT" in line for line in existing())
 
 
 def existing() -> set[str]:
@@ -52,15 +65,17 @@ def existing() -> set[str]:
     return found
 
 
-def _remove_from(family: str) -> None:
+def _remove_from(family: str, prefixes: tuple[str, ...], comment: str | None = None) -> None:
+    """Remove the chains with these prefixes, what jumps to them, and the rules with the comment."""
     tables: dict[str, list[str]] = {}
     for table, line in _lines(family):
         tables.setdefault(table, []).append(line)
     script: list[str] = []
     for table, lines in tables.items():
-        chains = [line[1:].split()[0] for line in lines if line.startswith(f":{_PREFIX}")]
-        theirs = (line for line in lines if line.startswith("-A") and not line.startswith(f"-A {_PREFIX}"))
-        jumps = [line for line in theirs if f"-j {_PREFIX}" in line or _COMMENT in line]
+        chains = [line[1:].split()[0] for line in lines if line[1:].startswith(prefixes)]
+        marks = [*(f"-j {prefix}" for prefix in prefixes), *([comment] if comment else [])]
+        theirs = [line for line in lines if line.startswith("-A") and not line[3:].startswith(prefixes)]
+        jumps = [line for line in theirs if any(mark in line for mark in marks)]
         if chains or jumps:
             # Declaring a chain anew empties it; only an empty chain that nothing jumps to can go.
             script += [f"*{table}", *(f":{chain} - [0:0]" for chain in chains)]

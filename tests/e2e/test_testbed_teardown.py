@@ -11,7 +11,7 @@ from testbed.controlplane import ControlPlane
 from testbed.fakes.gpus import NodeGpus, cards
 from testbed.images import Image, ensure_base
 from testbed.images.base import BASE
-from testbed.nodes import Node, api, links
+from testbed.nodes import Node, api, links, policies, sets
 from testbed.nodes.node import nodes_state
 from testbed.paths import ROOT, STATE
 from testbed.processes import Processes
@@ -51,9 +51,18 @@ def _with_a_pod(cluster: ControlPlane) -> Node:
     return node
 
 
+def _enforce(cluster: ControlPlane) -> None:
+    """One network policy, for without any there are no sets of addresses."""
+    meta = {"name": "deny-all", "namespace": "default"}
+    body = {"kind": "NetworkPolicy", "metadata": meta, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}
+    api.create(cluster, "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", body)
+    policies.start(cluster)
+    assert sets.existing()
+
+
 def _kill_everything() -> None:
     processes = Processes(nodes_state(_STATE))
-    for name in ("kubelet-1", "containerd-1", "kube-proxy"):
+    for name in ("kubelet-1", "containerd-1", "kube-proxy", policies.PROGRAM):
         processes.kill(name)
 
 
@@ -62,21 +71,35 @@ def test_nothing_stays_of_a_node_with_a_running_pod(cluster: ControlPlane, befor
     NodeGpus(cluster, node).up(cards(node.name, 1))
     gpus = Processes(nodes_state(_STATE)).get("gpus-1")
     assert gpus is not None
+    _enforce(cluster)
     kinds = {line.partition(":")[0] for line in nodes.leaks(before)}
-    assert kinds == {"mounts", "links", "cgroups", "processes", "rules", "files", "settings"}
+    assert kinds == {"mounts", "links", "cgroups", "processes", "rules", "sets", "files", "settings"}
     nodes.down(_STATE)
     assert nodes.leaks(before) == []
     assert not node.directory.exists()
     assert not gpus.alive
 
 
-def test_nothing_stays_after_kubelet_containerd_and_proxy_are_killed(
+def test_nothing_stays_after_kubelet_containerd_proxy_and_the_policies_are_killed(
     cluster: ControlPlane, before: nodes.Snapshot
 ) -> None:
     _with_a_pod(cluster)
+    _enforce(cluster)
     _kill_everything()
+    assert sets.existing()
     nodes.down(_STATE)
     assert nodes.leaks(before) == []
+
+
+def test_nothing_stays_of_policies_that_are_enforced_no_longer(cluster: ControlPlane, before: nodes.Snapshot) -> None:
+    _with_a_pod(cluster)
+    without = nodes.snapshot()
+    _enforce(cluster)
+    policies.stop(_STATE)
+    left = {line for line in nodes.leaks(without) if line.startswith(("rules", "sets", "processes"))}
+    assert left == set()
+    status = api.call(cluster, "GET", "/api/v1/namespaces/default/pods/stays")["status"]
+    assert get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays"
 
 
 def test_nothing_stays_when_the_one_who_started_it_is_killed_halfway(

@@ -1,4 +1,4 @@
-"""Who reaches a server and whom it reaches, by evaluating the rendered rules: nothing enforces them in the test bed."""
+"""Who reaches a server and whom it reaches, by evaluating the rendered rules; tests/e2e has them enforced."""
 
 from dataclasses import replace
 from typing import Any

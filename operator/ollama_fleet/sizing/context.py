@@ -31,7 +31,10 @@ class DriverContext:
 USUAL: Final = DriverContext(expected=400 * _MIB, library=0, most=512 * _MIB)
 """300 to 400 MiB were seen on CUDA (nvidia-smi against logged buffers)."""
 LARGE: Final = DriverContext(expected=608 * _MIB, library=70 * _MIB, most=736 * _MIB)
-"""Measured on an H200 (``benchmarks/card.py``): 518 MiB bare, 602 to 621 with dense models, 660 to 708 with others."""
+"""Measured on an H200 (``benchmarks/card.py``): 518 MiB bare, 602 to 621 with dense models, 660 to 708 with others.
+
+Bare it is the same on an H100 (``make test-gpu``).
+"""
 
 _LARGE: Final = re.compile(r"\b(?:G?H(?:20|100|200|800)|G?B(?:100|200|300))\b", re.ASCII)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,9 @@ from testbed.models import push
 from testbed.ollama_process import VERSIONS, real_ollama
 
 pytestmark = pytest.mark.e2e
+
+_END_SECONDS = 5
+"""The engine notices a moment later that its Ollama is gone."""
 
 
 def session(leader: int) -> list[int]:
@@ -43,4 +47,7 @@ def test_the_process_of_a_model_names_its_weights_and_ends_with_a_killed_ollama(
         ollama, engine = sorted(session(server.pid))
         assert (weights_of(ollama), weights_of(engine)) == (None, file_of_weights(image))
         os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + _END_SECONDS
+    while session(server.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert session(server.pid) == []

@@ -103,15 +103,11 @@ def test_a_sick_gpu_closes_the_gate_within_ten_seconds(fleet: Fleet, server: Ser
     healthy = {gpu["index"]: gpu["healthy"] for gpu in server.report()["gpus"]}
     assert healthy == {index: False, 1 - index: True}
     assert condition(server.report(), "Ready") == ("False", "GPUUnhealthy")
-    assert condition_of(fleet, server)["reason"] == "GPUUnhealthy"
+    # Of the deployment: it says what is wrong with one of its two servers.
+    fleet.wait_reason("od", "chat", server.namespace, "GPUUnhealthy", seconds=10)
     node.change(index, **{name: getattr(before, name) for name in changes})
     back = server.wait_gate("True", "Resident")
     print(f"{fault}: gate closed after {closed:.1f} s, pod not ready after {away:.1f} s, open again {back:.1f} s")
-
-
-def condition_of(fleet: Fleet, server: Server) -> dict[str, str]:
-    """Of the deployment: it says what is wrong with one of its two servers."""
-    return fleet.condition("od", "chat", server.namespace, "Ready")
 
 
 def test_an_error_of_the_gpu_counts_until_the_driver_is_reloaded(fleet: Fleet, server: Server) -> None:

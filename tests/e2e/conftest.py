@@ -244,8 +244,11 @@ def made_namespace(fleet: Fleet, test: str) -> Iterator[str]:
     name = f"t{next(_numbers)}-{words[:30].strip('-')}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     fleet.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    yield name
-    fleet.run("delete", "namespace", name, "--wait=false")
+    try:
+        yield name
+    finally:
+        # What a failed test leaves would take the room of the tests after it.
+        fleet.run("delete", "namespace", name, "--wait=false")
 
 
 def _down() -> None:

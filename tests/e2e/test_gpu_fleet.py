@@ -94,18 +94,20 @@ def test_a_sick_gpu_closes_the_gate_within_ten_seconds(fleet: Fleet, server: Ser
     index = server.devices()[0]["index"]
     before = node.hardware.driver.gpus[index]
     node.change(index, **changes)
-    started = time.monotonic()
-    server.wait_gate("False", "GPUUnhealthy", seconds=10)
-    closed = time.monotonic() - started
-    assert reason in server.condition("ollamafleet.io/vram-resident")["message"]
-    fleet.wait("it leaves the Service", lambda: not _ready(server), seconds=10)
-    away = time.monotonic() - started
-    healthy = {gpu["index"]: gpu["healthy"] for gpu in server.report()["gpus"]}
-    assert healthy == {index: False, 1 - index: True}
-    assert condition(server.report(), "Ready") == ("False", "GPUUnhealthy")
-    # Of the deployment: it says what is wrong with one of its two servers.
-    fleet.wait_reason("od", "chat", server.namespace, "GPUUnhealthy", seconds=10)
-    node.change(index, **{name: getattr(before, name) for name in changes})
+    try:
+        started = time.monotonic()
+        server.wait_gate("False", "GPUUnhealthy", seconds=10)
+        closed = time.monotonic() - started
+        assert reason in server.condition("ollamafleet.io/vram-resident")["message"]
+        fleet.wait("it leaves the Service", lambda: not _ready(server), seconds=10)
+        away = time.monotonic() - started
+        healthy = {gpu["index"]: gpu["healthy"] for gpu in server.report()["gpus"]}
+        assert healthy == {index: False, 1 - index: True}
+        assert condition(server.report(), "Ready") == ("False", "GPUUnhealthy")
+        # Of the deployment: it says what is wrong with one of its two servers.
+        fleet.wait_reason("od", "chat", server.namespace, "GPUUnhealthy", seconds=10)
+    finally:
+        node.change(index, **{name: getattr(before, name) for name in changes})
     back = server.wait_gate("True", "Resident")
     print(f"{fault}: gate closed after {closed:.1f} s, pod not ready after {away:.1f} s, open again {back:.1f} s")
 

@@ -134,9 +134,8 @@ def test_a_report_that_comes_after_the_models_are_warm_opens_a_new_gate_at_once(
 
 def test_one_that_was_open_is_new_no_more() -> None:
     demotions = Demotions(Clock())
-    story = [(False, False), (True, False)]
-    for open_, demoted in story:
-        demotions.rule([Case("a", open=open_, serving=open_, demoted=demoted, objection=None)], servers=2, serving=2)
+    for open_ in (False, True):
+        demotions.rule([Case("a", open=open_, serving=open_, demoted=False, objection=None)], servers=2, serving=2)
     closed = Case("a", open=False, serving=False, demoted=True, objection=None)
     assert demotions.rule([closed], servers=2, serving=1)["a"] == Judgment(Ruling.WAIT, again=PROVE_SECONDS)
 

@@ -16,6 +16,7 @@ class Document(BaseModel):
         extra="forbid",
         frozen=True,
         populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     def to_wire(self) -> dict[str, object]:

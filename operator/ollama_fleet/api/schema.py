@@ -9,8 +9,6 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.config import JsonDict
 
-from ollama_fleet.api.docstrings import describe
-
 Schema = dict[str, Any]
 
 _KEPT: Final = (
@@ -90,7 +88,6 @@ def rules(*found: JsonDict) -> JsonDict:
 def structural(model: type[BaseModel]) -> Schema:
     """The structural schema of a model: no references, no unions but int-or-string, no defaults."""
     schema = model.model_json_schema(by_alias=True)
-    describe(schema, model)
     return _convert(schema, schema.get("$defs", {}))
 
 

@@ -37,7 +37,7 @@ class Credentials:
 
     def __init__(self, *, kubeconfig: str | None = None, context: str | None = None) -> None:
         """Without ``kubeconfig`` the pod's service account is used when there is one."""
-        # Else each request would look for a proxy and for ~/.netrc again, in a thread: a tenth of the operator's CPU.
+        # Else each request asks two threads, for a proxy and for ~/.netrc, and one that has an entry there is not sent.
         self.configuration = Configuration(client_session_kwargs={"trust_env": False})
         self._in_cluster = kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
         self._kubeconfig = kubeconfig

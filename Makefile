@@ -5,10 +5,10 @@ PY := .venv/bin/python
 export STEP_LOG := build/steps.tsv
 STEP := scripts/step
 
-.PHONY: help demo down test test-unit test-cluster test-contract test-e2e test-gpu lint generate bench lock clean-steps
+.PHONY: help demo down test prepare test-unit test-cluster test-contract test-e2e test-gpu lint generate bench lock clean-steps
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: clean-steps .venv/.installed ## Local Kubernetes, the operator, and a model that answers
 	@$(STEP) "demo" $(PY) -m testbed.demo
@@ -17,10 +17,11 @@ down: .venv/.installed ## Remove the demo's cluster and everything it made on th
 	@$(PY) -m testbed.demo --down
 
 test: clean-steps .venv/.installed ## Run every test; compiles what it needs on the first run
-	@scripts/beside lint test-unit
-	@$(STEP) "test bed (compiled or cached)" $(PY) -m testbed prepare
-	@scripts/beside test-e2e test-contract,test-cluster || { scripts/step-table; exit 1; }
+	@scripts/beside prepare,test-e2e,test-contract lint,test-unit,test-cluster || { scripts/step-table; exit 1; }
 	@scripts/step-table
+
+prepare: .venv/.installed ## Compile what the tests run, where no cache has it
+	@$(PY) -m testbed prepare
 
 test-unit: .venv/.installed ## Tests that need no cluster
 	@$(PY) -m pytest -q -m "not cluster and not e2e and not gpu"

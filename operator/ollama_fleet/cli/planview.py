@@ -7,6 +7,7 @@ from typing import Final
 from ollama_fleet.api.deploymentstatus import EffectiveValue
 from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.cli.sources import BUNDLED, Found
+from ollama_fleet.planning import planner
 from ollama_fleet.planning.footprints import Mode, estimate_of, footprint, server_shape
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.packing import load_order
@@ -15,7 +16,6 @@ from ollama_fleet.planning.request import PlanRequest
 from ollama_fleet.planning.scheduler import ServerShape, seat
 from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.estimate import Estimate
-from ollama_fleet.sizing.portable import from_document
 from ollama_fleet.sizing.shape import ModelShape
 
 ABOUT_THE_SERVER: Final = frozenset({"version", "image", "profile", "replicas", "readinessPolicy", "gpuMemory"})
@@ -105,7 +105,7 @@ def view(name: str, request: PlanRequest, plan: Plan, found: Mapping[str, Found]
     """``found``: where each model's header comes from, by served name."""
     inventory = request.survey()
     known = inventory if isinstance(inventory, Inventory) else None
-    shapes = _shapes(request)
+    shapes = planner.shapes(request)
     return PlanView(
         name=name,
         plan=plan,
@@ -125,11 +125,6 @@ def estimates(group: Group, shapes: Mapping[str, ModelShape]) -> dict[str, Estim
         for model in group.config.models
         if model.name in shapes
     }
-
-
-def _shapes(request: PlanRequest) -> dict[str, ModelShape]:
-    views = [view for view in request.model_sets.values() if view]
-    return {m.name: from_document(m.header) for view in views for m in view.status.models if m.header}
 
 
 def _where(request: PlanRequest, inventory: Inventory | None) -> str:

@@ -44,6 +44,11 @@ class Expectations:
         for name in in_force.keys() & options.keys():
             if not plan.problems or name not in promised:
                 promised[name] = expect(in_force[name], known, options[name])
+        return self.kept(uid, in_force)
+
+    def kept(self, uid: str, in_force: Mapping[str, GroupConfig]) -> Mapping[str, Expectation]:
+        """What was promised of the groups that run; empty without policy ``VRAM``."""
+        promised = self._promised.get(uid, {})
         return {name: promised[name] for name in in_force if name in promised}
 
     def forget(self, uid: str) -> None:

@@ -69,14 +69,18 @@ class ModelSetController:
         try:
             spec = ModelSetSpec.model_validate(live["spec"])
         except ValidationError as error:
-            await self._write(live, previous, [], Stuck(Reason.INVALID_SPEC, first_problem(error)))
+            refused = Stuck(Reason.INVALID_SPEC, first_problem(error))
+            await self._write(live, previous, previous.models, refused, looked_up=previous.looked_up)
             return None
-        due = schedule.due(spec.update_policy, looked_up=previous.looked_up, now=self.now())
+        refusal = schedule.refusal(spec.update_policy)
+        policy = None if refusal else spec.update_policy
+        due = schedule.due(policy, looked_up=previous.looked_up, now=self.now())
         resolved = await self._resolve_all(key.namespace, spec, previous, anew=due)
         verdict = judge(resolved)
-        looked_up = schedule.stamp(spec.update_policy, previous.looked_up, due=due, now=self.now())
-        await self._write(live, previous, resolved, verdict, looked_up=looked_up)
-        return self._next_look(key, verdict) or schedule.wait(spec.update_policy, looked_up=looked_up, now=self.now())
+        looked_up = schedule.stamp(policy, previous.looked_up, due=due, now=self.now())
+        said = Stuck(Reason.INVALID_SPEC, refusal) if refusal else verdict
+        await self._write(live, previous, resolved, said, looked_up=looked_up)
+        return self._next_look(key, verdict) or schedule.wait(policy, looked_up=looked_up, now=self.now())
 
     def _next_look(self, key: Key, verdict: Verdict) -> float | None:
         if isinstance(verdict, Done):
@@ -110,7 +114,7 @@ class ModelSetController:
         models: list[ResolvedModel],
         verdict: Verdict,
         *,
-        looked_up: str = "",
+        looked_up: str,
     ) -> None:
         metadata = live["metadata"]
         status = ModelSetStatus(

@@ -1,14 +1,14 @@
 """Reconciling an OllamaDeployment: observe, plan, apply, and say in the status what holds.
 
 Level-triggered: everything is decided from the caches and the pods' own answers, whatever woke the key. Each step
-is safe to repeat, and a converged deployment makes no request at all.
+is safe to repeat, and a converged deployment makes no request at all but for the claim of its cache, if it has one.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,9 +17,9 @@ from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.controllers import claims, placement, status, verdicts
+from ollama_fleet.controllers import claims, placement, refusals, status, verdicts
 from ollama_fleet.controllers.caches import Caches
-from ollama_fleet.controllers.children import Children, NameTaken
+from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.conditions import Stuck, Verdict
 from ollama_fleet.controllers.expecting import Expectations, options_of
 from ollama_fleet.controllers.invalid import first_problem
@@ -32,7 +32,7 @@ from ollama_fleet.controllers.pace import Pace
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.vram import occupancy
-from ollama_fleet.kube import errors, kinds
+from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
@@ -42,12 +42,10 @@ from ollama_fleet.manifests.rollout import started
 from ollama_fleet.planning.inventory import survey
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
+from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
 
 Object = Mapping[str, Any]
-
-_TERMINATING: Final = "because it is being terminated"
-"""How the API server refuses new objects in a namespace that is being deleted."""
 
 
 @dataclass(slots=True)
@@ -76,13 +74,11 @@ class OllamaDeploymentController:
         if live is None or "deletionTimestamp" in live["metadata"]:
             # The garbage collector follows the owner references of the children.
             return None
-        previous = OllamaDeploymentStatus.model_validate(live.get("status", {}))
+        in_force = self.observer.configs(live)
         try:
             spec = OllamaDeploymentSpec.model_validate(live["spec"])
         except ValidationError as error:
-            await self._write(live, previous, previous, Stuck(Reason.INVALID_SPEC, first_problem(error)))
-            return None
-        in_force = self.observer.configs(live)
+            return await self._go_on(live, Problem(Reason.INVALID_SPEC, first_problem(error)), in_force)
         claim = await claims.read(self.client, spec.storage, namespace=key.namespace)
         request = self._request(live, spec, in_force, claim)
         plan = plan_deployment(request)
@@ -92,11 +88,33 @@ class OllamaDeploymentController:
             in_force = {group.name: group.config for group in plan.groups}
         groups = await self.observer.groups(live, in_force)
         options = options_of(request, plan) if spec.hardware.gpu else {}
-        expected = self.expectations.of(live["metadata"]["uid"], request, plan, in_force, options)
+        expected = self.expectations.of(_uid(live), request, plan, in_force, options)
         again = await self.pods.update(groups, in_force, expected=expected)
         self.measurements.take(groups, in_force, options)
         refusal = refusal or await self._place(live, plan, groups)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
+        return await self._say(live, plan, groups, in_force, verdict=verdict, again=again)
+
+    async def _go_on(self, live: Object, problem: Problem, in_force: Mapping[str, GroupConfig]) -> float | None:
+        """Without a spec: what runs is watched over as the last plan wants it."""
+        plan = Plan(problems=(problem,))
+        groups = await self.observer.groups(live, in_force)
+        again = await self.pods.update(groups, in_force, expected=self.expectations.kept(_uid(live), in_force))
+        verdict = verdicts.judge(plan, groups, suspended=False)
+        return await self._say(live, plan, groups, in_force, verdict=verdict, again=again)
+
+    async def _say(
+        self,
+        live: Object,
+        plan: Plan,
+        groups: Sequence[ObservedGroup],
+        in_force: Mapping[str, GroupConfig],
+        *,
+        verdict: Verdict,
+        again: float | None,
+    ) -> float | None:
+        """Bring the status up to date; seconds until the next look, at most those until ``again``."""
+        previous = OllamaDeploymentStatus.model_validate(live.get("status", {}))
         wanted = status.build(
             plan,
             status.in_force(plan, in_force, groups),
@@ -108,7 +126,7 @@ class OllamaDeploymentController:
             generation=live["metadata"]["generation"],
             now=self.now(),
         )
-        if self.pace.holds(live["metadata"]["uid"], previous, wanted, now=self.clock()):
+        if self.pace.holds(_uid(live), previous, wanted, now=self.clock()):
             return FOLLOW_SECONDS
         await self._write(live, previous, wanted, verdict)
         look = next_look(plan, verdict, groups, in_force)
@@ -158,16 +176,16 @@ class OllamaDeploymentController:
             deployment = self._deployment(live, group)
             return started(deployment) if deployment else GroupRecord()
 
-    def _model_set(self, namespace: str, name: str) -> ModelSetView | None:
+    def _model_set(self, namespace: str, name: str) -> ModelSetView | Problem | None:
         live = self.caches.model_sets.get(namespace, name)
         if live is None:
             return None
-        return ModelSetView(
-            name=name,
-            spec=ModelSetSpec.model_validate(live["spec"]),
-            status=ModelSetStatus.model_validate(live.get("status", {})),
-            generation=live["metadata"]["generation"],
-        )
+        try:
+            spec = ModelSetSpec.model_validate(live["spec"])
+        except ValidationError as error:
+            return Problem(Reason.INVALID_SPEC, f"ModelSet {name}: {first_problem(error)}")
+        status = ModelSetStatus.model_validate(live.get("status", {}))
+        return ModelSetView(name, spec, status, generation=live["metadata"]["generation"])
 
     async def _apply(self, live: Object, plan: Plan) -> Stuck | None:
         """Apply the plan's objects, then delete what it no longer names; what the API server refuses is a verdict."""
@@ -181,16 +199,8 @@ class OllamaDeploymentController:
         try:
             for wish in wishes:
                 await self.children.apply(wish, live=by_name.get((wish["kind"], wish["metadata"]["name"])), owner=live)
-        except NameTaken as taken:
-            return Stuck(Reason.INVALID_SPEC, str(taken))
-        except errors.Invalid as refused:
-            field, message = refused.causes[0] if refused.causes else ("", str(refused))
-            return Stuck(Reason.INVALID_SPEC, f"The API server refuses {wish['kind']} {field}: {message}")
-        except errors.Forbidden as refused:
-            if _TERMINATING in str(refused):
-                # The namespace is being deleted and took the children first; the OllamaDeployment follows.
-                return Stuck(Reason.INVALID_SPEC, "The namespace is being deleted")
-            return Stuck(verdicts.failure_reason(str(refused)), str(refused))
+        except refusals.REFUSALS as refused:
+            return refusals.verdict(refused, kind=wish["kind"])
         await self.children.prune(known, keep=wishes, groups=(group.name for group in plan.groups))
         return None
 
@@ -201,9 +211,12 @@ class OllamaDeploymentController:
     async def _place(self, live: Object, plan: Plan, groups: Sequence[ObservedGroup]) -> Stuck | None:
         """Bring gated pods to nodes with filled caches; a cache that cannot be filled is a verdict."""
         seen = {group.name: group for group in groups}
-        for group in plan.groups:
-            if group.name in seen:
-                await self.placer.place(live, group, seen[group.name])
+        try:
+            for group in plan.groups:
+                if group.name in seen:
+                    await self.placer.place(live, group, seen[group.name])
+        except refusals.REFUSALS as refused:
+            return refusals.verdict(refused, kind="Job")
         failed = placement.failures(self.caches, live, plan.groups)
         if failed:
             cache = f"cache of node {failed[0].node}" if failed[0].node else "claim of the cache"
@@ -222,3 +235,8 @@ class OllamaDeploymentController:
         if status.reason_of(previous) != verdict.reason:
             event_type: EventType = "Warning" if isinstance(verdict, Stuck) else "Normal"
             self.events.record(live, reason=verdict.reason, message=verdict.message, event_type=event_type)
+
+
+def _uid(live: Object) -> str:
+    found: str = live["metadata"]["uid"]
+    return found

@@ -3,12 +3,21 @@
 from datetime import UTC, datetime
 from typing import Final
 
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
 
 from ollama_fleet.api.modelset import UpdatePolicy
 from ollama_fleet.controllers.conditions import timestamp
 
 _HOURLY: Final = "0 * * * *"
+
+
+def refusal(policy: UpdatePolicy | None) -> str:
+    """Why the schedule cannot be followed, empty where it can: the API server knows only what one looks like."""
+    try:
+        _next(policy, "2000-01-01T00:00:00Z")
+    except CronSimError as error:
+        return f"spec.updatePolicy.schedule: {error}: correct the cron expression"
+    return ""
 
 
 def due(policy: UpdatePolicy | None, *, looked_up: str, now: datetime) -> bool:

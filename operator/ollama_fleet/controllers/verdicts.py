@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ollama_fleet.api.progress import PullPhase, PullProgress
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase
+from ollama_fleet.controllers import refusals
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.warmth import cold
@@ -102,7 +103,7 @@ def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Ite
 def _troubles(group: ObservedGroup, count: str) -> Iterator[Verdict]:
     if group.failure:
         yield Stuck(
-            failure_reason(group.failure), f"{count}; pods cannot be made: {group.failure}{_remedy(group.failure)}"
+            refusals.reason(group.failure), f"{count}; pods cannot be made: {group.failure}{_remedy(group.failure)}"
         )
     for observed in group.pods:
         if observed.trouble is None or observed.pod.deleting:
@@ -162,22 +163,12 @@ def _withheld(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[V
 
 
 def _remedy(message: str) -> str:
-    if failure_reason(message) is Reason.POD_SECURITY_FORBIDDEN:
+    if refusals.reason(message) is Reason.POD_SECURITY_FORBIDDEN:
         return (
             "; label the namespace pod-security.kubernetes.io/enforce=privileged, which directories of a node need, "
             "or choose cache type Ephemeral"
         )
     return ""
-
-
-def failure_reason(message: str) -> Reason:
-    """The reason behind a refusal of the API server."""
-    # The API server gives no other handle on why a pod was refused than the text of its admission plugins.
-    if "exceeded quota" in message:
-        return Reason.QUOTA_EXCEEDED
-    if "violates PodSecurity" in message:
-        return Reason.POD_SECURITY_FORBIDDEN
-    return Reason.INVALID_SPEC
 
 
 def _gigabytes(count: int) -> str:

@@ -38,6 +38,9 @@ def collect(request: PlanRequest) -> Collected:
                 )
             )
             continue
+        if isinstance(view, Problem):
+            found.problems.append(view)
+            continue
         for spec in view.spec.models:
             _add(found, request, view, spec)
     return found

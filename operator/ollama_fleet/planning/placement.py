@@ -114,7 +114,11 @@ _OPERATORS: Final[dict[str, Callable[[str | None, Sequence[str]], bool]]] = {
 
 
 def _expression_holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    return _OPERATORS[expression["operator"]](labels.get(expression["key"]), expression.get("values", ()))
+    try:
+        return _OPERATORS[expression["operator"]](labels.get(expression["key"]), expression.get("values", ()))
+    except (KeyError, IndexError, TypeError, ValueError):
+        # No node matches what cannot be read; the API server refuses such a pod and says why.
+        return False
 
 
 def _tolerated(taint: Mapping[str, str], tolerations: Iterable[Mapping[str, Any]]) -> bool:

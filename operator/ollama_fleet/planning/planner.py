@@ -19,7 +19,7 @@ from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.profiles import PROFILES
 from ollama_fleet.planning.remedies import Situation, refusal
-from ollama_fleet.planning.request import PlanRequest
+from ollama_fleet.planning.request import ModelSetView, PlanRequest
 from ollama_fleet.planning.rooms import House, Wish
 from ollama_fleet.planning.running import Running, Want, running, waiting
 from ollama_fleet.planning.scheduler import ServerShape
@@ -138,7 +138,8 @@ def _asked(want: Want, shapes: Shapes) -> int:
 
 def shapes(request: PlanRequest) -> Shapes:
     """The models whose headers are known, by served name."""
-    resolved = (model for view in request.model_sets.values() if view for model in view.status.models)
+    views = (view for view in request.model_sets.values() if isinstance(view, ModelSetView))
+    resolved = (model for view in views for model in view.status.models)
     return {model.name: from_document(model.header) for model in resolved if model.header}
 
 

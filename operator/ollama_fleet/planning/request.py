@@ -7,6 +7,7 @@ from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.planning.inventory import Inventory, Silent
+from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.calibration import Calibration
 
@@ -74,8 +75,8 @@ class PlanRequest:
     namespace: str
     name: str
     spec: OllamaDeploymentSpec
-    model_sets: Mapping[str, ModelSetView | None]
-    """By name; None where the ModelSet does not exist."""
+    model_sets: Mapping[str, ModelSetView | Problem | None]
+    """By name; None where the ModelSet does not exist, a problem where it cannot be read."""
     policy: ImagePolicy
     fleet_namespaces: tuple[str, ...] = ("ollama-fleet",)
     """Where this product's own pods are: only those may administer servers."""

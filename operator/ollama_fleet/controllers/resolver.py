@@ -7,14 +7,10 @@ from ollama_fleet.api.group import Modelfile
 from ollama_fleet.api.modelheader import ModelHeader
 from ollama_fleet.api.modelset import ModelfileSpec, ModelSetSpec, ModelSpec, ResolvedModel, SourceSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.api.references import (
-    DEFAULT_REGISTRY,
-    InvalidReference,
-    ModelReference,
-    parse_reference,
-)
+from ollama_fleet.api.references import InvalidReference, ModelReference, parse_reference
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.planning.answers import adapter_reference, answers, model_reference
 from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.portable import to_document
 from ollama_fleet.store.credentials import DockerConfig, tls_context
@@ -38,18 +34,16 @@ class RegistryResolver:
         try:
             parse_reference(model.name)
             check_modelfile(_modelfile(model), model.context_length)
-            reference = _reference(spec, model)
-            if before is not None and _stands(before, spec, model, reference):
+            if before is not None and answers(before, spec, model):
                 return before
-            return await self._ask(namespace, spec, model, reference)
+            return await self._ask(namespace, spec, model)
         except InvalidReference as error:
             return _failed(model, Reason.INVALID_SPEC, str(error))
         except StoreError as error:
             return _failed(model, error.reason, str(error))
 
-    async def _ask(
-        self, namespace: str, spec: ModelSetSpec, model: ModelSpec, reference: ModelReference
-    ) -> ResolvedModel:
+    async def _ask(self, namespace: str, spec: ModelSetSpec, model: ModelSpec) -> ResolvedModel:
+        reference = model_reference(spec, model)
         async with await self._registry(namespace, spec.source) as registry:
             found = await registry.resolve(reference)
             require_model(found.manifest, str(reference))
@@ -68,10 +62,9 @@ class RegistryResolver:
 
     async def _adapter(self, registry: RegistryClient, spec: ModelSetSpec, model: ModelSpec) -> "_Adapter":
         """The adapter pinned by its digest, so that all servers use the same one."""
-        text = model.modelfile.adapter if model.modelfile else None
-        if text is None:
+        reference = adapter_reference(spec, model)
+        if reference is None:
             return _Adapter("", 0)
-        reference = _parse(text, spec)
         found = await registry.resolve(reference)
         return _Adapter(str(replace(reference, digest=found.digest)), found.size)
 
@@ -116,25 +109,6 @@ async def _header(
 class _Adapter:
     reference: str
     size: int
-
-
-def _reference(spec: ModelSetSpec, model: ModelSpec) -> ModelReference:
-    written = _parse(model.model or model.name, spec)
-    return replace(written, digest=model.digest or written.digest)
-
-
-def _parse(text: str, spec: ModelSetSpec) -> ModelReference:
-    source = spec.source or SourceSpec()
-    written = parse_reference(text, registry=source.registry or DEFAULT_REGISTRY)
-    return replace(written, scheme="http" if source.insecure else written.scheme)
-
-
-def _stands(before: ResolvedModel, spec: ModelSetSpec, model: ModelSpec, reference: ModelReference) -> bool:
-    """Whether the registry was already asked for exactly this entry, with success."""
-    adapter = model.modelfile.adapter if model.modelfile else None
-    wanted = str(_parse(adapter, spec)) if adapter else ""
-    same = before.adapter == wanted or (bool(wanted) and before.adapter.startswith(f"{wanted}@"))
-    return before.ready and before.reference == str(reference) and same
 
 
 def _modelfile(model: ModelSpec) -> Modelfile:

@@ -8,6 +8,7 @@ from ollama_fleet.api.modelset import ModelfileSpec, ModelSpec, ResolvedModel, S
 from ollama_fleet.api.ollamadeployment import Profile, TuningSpec
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.references import InvalidReference, parse_reference
+from ollama_fleet.planning.answers import answers
 from ollama_fleet.planning.problems import Problem
 from ollama_fleet.planning.profiles import PROFILES
 from ollama_fleet.planning.request import ModelSetView, PlanRequest
@@ -71,7 +72,7 @@ def _add(found: Collected, request: PlanRequest, view: ModelSetView, spec: Model
 
 def _unresolved(view: ModelSetView, spec: ModelSpec, resolved: ResolvedModel | None) -> Iterator[Problem]:
     stale = view.status.observed_generation != view.generation
-    if resolved is None or (stale and not resolved.ready):
+    if resolved is None or (stale and not _answered(view, spec, resolved)):
         yield Problem(Reason.RESOLVING, f"ModelSet {view.name}: {spec.name} is being looked up", terminal=False)
     elif not resolved.ready:
         reason = Reason(resolved.reason)
@@ -80,6 +81,14 @@ def _unresolved(view: ModelSetView, spec: ModelSpec, resolved: ResolvedModel | N
             f"ModelSet {view.name}: {spec.name}: {resolved.message}",
             terminal=reason is not Reason.REGISTRY_UNREACHABLE,
         )
+
+
+def _answered(view: ModelSetView, spec: ModelSpec, resolved: ResolvedModel) -> bool:
+    """Whether what is known belongs to the newest spec: half of an edit would restart servers once too often."""
+    try:
+        return answers(resolved, view.spec, spec)
+    except InvalidReference:
+        return False
 
 
 def _model(

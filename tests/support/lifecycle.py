@@ -108,7 +108,7 @@ def _deployment(groups: Sequence[ObservedGroup], *, suspended: bool = False) -> 
     verdict = judge(plan, groups, suspended=suspended)
     built = status.build(
         plan,
-        status.in_force(plan, {}, groups),
+        status.in_force(plan, {}, groups, previous=OllamaDeploymentStatus()),
         groups,
         verdict=verdict,
         vram="",

@@ -1,10 +1,12 @@
 """One verdict on a deployment: what is Done, what is on its way, what is stuck."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ollama_fleet.api import names
+from ollama_fleet.api.progress import ModelProgress, PullPhase, PullProgress
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 from ollama_fleet.controllers.conditions import Done, Stuck, Working
@@ -13,6 +15,7 @@ from ollama_fleet.controllers.pods import Trouble, view
 from ollama_fleet.controllers.verdicts import judge
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.planner import plan_deployment
+from ollama_fleet.planning.problems import Problem
 from tests.support.plans import request
 from tests.support.plans import view as model_set
 
@@ -66,6 +69,50 @@ def test_everything_warm_is_done() -> None:
 def test_a_model_that_joins_is_waited_for_while_the_others_serve(seen: SidecarState, reason: Reason) -> None:
     found = judge(plan(), [group(seen)], suspended=False)
     assert found == Working(reason, found.message, serving=True)
+
+
+PULLING = ModelProgress(name="a", phase=PullPhase.PULLING, total_bytes=10**9)
+RETRYING = ModelProgress(name="a", phase=PullPhase.RETRYING, reason="RegistryUnreachable", message="no")
+
+
+def beside(
+    *, progress: ModelProgress | None = None, gated: bool = False, seen: SidecarState | None = None
+) -> ObservedGroup:
+    """A rollout: the old server takes traffic, the new one is on its way."""
+    old, pulls = group(state(WARM, WARM)), PullProgress(models=(progress,) if progress else ())
+    deployment = {**(old.deployment or {}), "status": {"observedGeneration": 1, "updatedReplicas": 1, "replicas": 2}}
+    new = ObservedPod(replace(old.pods[0].pod, ready=False, scheduling_gated=gated), None, seen, pulls)
+    return ObservedGroup("g0", deployment, (*old.pods, new))
+
+
+def resolving() -> Plan:
+    return Plan(problems=(Problem(Reason.RESOLVING, "models are looked up", terminal=False),))
+
+
+@pytest.mark.parametrize(
+    ("plan", "seen", "reason"),
+    [
+        (plan(), beside(progress=PULLING), Reason.PULLING),
+        (plan(), beside(progress=RETRYING), Reason.REGISTRY_UNREACHABLE),
+        (plan(), beside(seen=state(CACHED, CACHED)), Reason.LOADING),
+        (plan(), beside(seen=state(FAILED, CACHED)), Reason.LOAD_FAILED),
+        (plan(), beside(), Reason.ROLLING_OUT),
+        (plan(), beside(gated=True), Reason.ROLLING_OUT),
+        (resolving(), group(state(WARM, WARM)), Reason.RESOLVING),
+        (resolving(), beside(progress=PULLING), Reason.RESOLVING),
+    ],
+)
+def test_whatever_is_on_its_way_the_deployment_is_ready_while_every_wanted_server_takes_traffic(
+    plan: Plan, seen: ObservedGroup, reason: Reason
+) -> None:
+    found = judge(plan, [seen], suspended=False)
+    assert found == Working(reason, found.message, serving=True)
+
+
+@pytest.mark.parametrize("seen", [[], [group(None, ready=False)], [ObservedGroup("g0", {"spec": {"replicas": 0}})]])
+def test_a_wish_that_is_looked_up_is_not_ready_without_servers(seen: list[ObservedGroup]) -> None:
+    found = judge(resolving(), seen, suspended=False)
+    assert found == Working(Reason.RESOLVING, found.message, serving=False)
 
 
 def test_a_sidecar_that_cannot_be_reached_does_not_undo_what_the_kubelet_says() -> None:

@@ -117,7 +117,7 @@ class OllamaDeploymentController:
         previous = OllamaDeploymentStatus.model_validate(live.get("status", {}))
         wanted = status.build(
             plan,
-            status.in_force(plan, in_force, groups),
+            status.in_force(plan, in_force, groups, previous=previous),
             groups,
             verdict=verdict,
             vram=occupancy((one for group in groups for one in group.pods), self.pods.reports.of),

@@ -26,12 +26,19 @@ class Serving:
     planned: Mapping[str, int] = field(default_factory=dict)
 
 
-def in_force(plan: Plan, configs: Mapping[str, GroupConfig], observed: Sequence[ObservedGroup]) -> list[Serving]:
+def in_force(
+    plan: Plan,
+    configs: Mapping[str, GroupConfig],
+    observed: Sequence[ObservedGroup],
+    *,
+    previous: OllamaDeploymentStatus,
+) -> list[Serving]:
     """The groups that the status speaks of."""
     if not plan.problems:
         return [Serving(group.name, group.config, group.replicas, group.planned) for group in plan.groups]
     wanted = {group.name: group.wanted for group in observed}
-    return [Serving(name, config, wanted.get(name, 0)) for name, config in sorted(configs.items())]
+    planned = {name: {m.name: m.planned for m in previous.models if m.group == name} for name in configs}
+    return [Serving(name, config, wanted.get(name, 0), planned[name]) for name, config in sorted(configs.items())]
 
 
 def build(

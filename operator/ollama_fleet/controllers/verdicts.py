@@ -5,6 +5,7 @@ cannot be made, pods that cannot start, pods that need time.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ollama_fleet.api.progress import PullPhase, PullProgress
 from ollama_fleet.api.reasons import Reason
@@ -25,10 +26,21 @@ _STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Rea
 def judge(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Verdict:
     """What holds for the OllamaDeployment as a whole."""
     if plan.problems:
-        return _problem(plan, groups)
-    if suspended:
-        return _suspended(groups)
-    wanted = sum(group.replicas for group in plan.groups)
+        verdict = _problem(plan, groups, suspended=suspended)
+        # Servers that are held at zero show nothing.
+        wanted = max(1, sum(group.wanted for group in groups))
+    elif suspended:
+        verdict, wanted = _suspended(groups), 0
+    else:
+        wanted = sum(group.replicas for group in plan.groups)
+        verdict = _progress(plan, groups, wanted=wanted)
+    ready = sum(group.ready for group in groups)
+    if isinstance(verdict, Working) and ready >= wanted and not suspended:
+        return replace(verdict, serving=True)
+    return verdict
+
+
+def _progress(plan: Plan, groups: Sequence[ObservedGroup], *, wanted: int) -> Verdict:
     ready = sum(group.ready for group in groups)
     settled = all(group.rolled_out for group in groups) and len(groups) == len(plan.groups)
     if settled and ready >= wanted and plan.left_out:
@@ -50,20 +62,20 @@ def _newcomers(plan: Plan, groups: Sequence[ObservedGroup], *, count: str) -> Wo
             if observed.state is None or observed.pod.deleting or group.name not in configs:
                 continue
             if observed.state.config_hash != configs[group.name].hash():
-                return Working(Reason.CONFIG_PENDING, f"{count}; the newest configuration is on its way", serving=True)
+                return Working(Reason.CONFIG_PENDING, f"{count}; the newest configuration is on its way")
             for model in cold(observed.state, configs[group.name]):
                 if model.phase is ModelPhase.FAILED:
                     message = f"{count}; {model.name} does not load: {model.message}"
-                    return Working(Reason.LOAD_FAILED, message, serving=True)
-                return Working(Reason.LOADING, f"{count}; loading {model.name}", serving=True)
+                    return Working(Reason.LOAD_FAILED, message)
+                return Working(Reason.LOADING, f"{count}; loading {model.name}")
     return None
 
 
-def _problem(plan: Plan, groups: Sequence[ObservedGroup]) -> Verdict:
+def _problem(plan: Plan, groups: Sequence[ObservedGroup], *, suspended: bool) -> Verdict:
     problem = plan.problems[0]
     more = f" (and {len(plan.problems) - 1} more)" if len(plan.problems) > 1 else ""
     ready = sum(group.ready for group in groups)
-    kept = f"; {ready} servers of the last plan keep serving" if ready else ""
+    kept = f"; {ready} servers of the last plan keep serving" if ready and not suspended else ""
     message = f"{problem.message}{more}{kept}"
     if problem.terminal:
         return Stuck(problem.reason, message)
@@ -79,25 +91,24 @@ def _suspended(groups: Sequence[ObservedGroup]) -> Verdict:
 
 def _reasons(groups: Sequence[ObservedGroup], *, ready: int, wanted: int) -> Iterator[Verdict]:
     count = f"{ready}/{wanted} servers ready"
-    serving = ready >= wanted
     for group in groups:
         yield from _troubles(group, count)
     for group in groups:
-        yield from _crowded(group, count, serving=serving)
+        yield from _crowded(group, count)
     pods = [observed for group in groups for observed in group.pods if not observed.pod.deleting]
     for progress in (*(o.progress for o in pods), *(pull for group in groups for pull in group.pulls)):
         yield from _pulling(progress, count)
     for observed in pods:
-        yield from _loading(observed, count, serving=serving)
+        yield from _loading(observed, count)
     for observed in pods:
-        yield from _withheld(observed, count, serving=serving)
+        yield from _withheld(observed, count)
     if any(not group.rolled_out for group in groups) and ready:
-        yield Working(Reason.ROLLING_OUT, f"{count}; {sum(g.updated for g in groups)} updated", serving)
+        yield Working(Reason.ROLLING_OUT, f"{count}; {sum(g.updated for g in groups)} updated")
     if any(observed.pod.scheduling_gated for observed in pods):
         yield Working(Reason.PLACING, f"{count}; choosing a node and filling its cache")
     if len(pods) > wanted:
-        yield Working(Reason.SCALING, f"{count}; {len(pods) - wanted} pods to go", serving)
-    yield Working(Reason.STARTING, f"{count}; pods are starting", serving)
+        yield Working(Reason.SCALING, f"{count}; {len(pods) - wanted} pods to go")
+    yield Working(Reason.STARTING, f"{count}; pods are starting")
 
 
 def _troubles(group: ObservedGroup, count: str) -> Iterator[Verdict]:
@@ -114,12 +125,12 @@ def _troubles(group: ObservedGroup, count: str) -> Iterator[Verdict]:
         yield Stuck(observed.trouble.reason, f"{count}; pod {observed.pod.name}: {observed.trouble.message}")
 
 
-def _crowded(group: ObservedGroup, count: str, *, serving: bool) -> Iterator[Verdict]:
+def _crowded(group: ObservedGroup, count: str) -> Iterator[Verdict]:
     """A new server that finds no room beside the old ones is no trouble of its own: one of them makes room."""
     if group.rolled_out or not group.one_by_one:
         return
     what = "no room for a new server beside the old ones: they are replaced one by one"
-    yield Working(Reason.ROLLING_OUT, f"{count}, {group.updated} updated; {what}", serving)
+    yield Working(Reason.ROLLING_OUT, f"{count}, {group.updated} updated; {what}")
 
 
 def _pulling(progress: PullProgress | None, count: str) -> Iterator[Verdict]:
@@ -144,22 +155,22 @@ def _reason(text: str) -> Reason:
         return Reason.PULLING
 
 
-def _loading(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Verdict]:
+def _loading(observed: ObservedPod, count: str) -> Iterator[Verdict]:
     if observed.state is None or observed.state.ready:
         return
     for model in observed.state.models:
         if model.phase is ModelPhase.FAILED:
-            yield Working(Reason.LOAD_FAILED, f"{count}; {model.name} does not load: {model.message}", serving)
+            yield Working(Reason.LOAD_FAILED, f"{count}; {model.name} does not load: {model.message}")
     loading = [model.name for model in observed.state.models if model.phase is not ModelPhase.WARM]
     if loading:
-        yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}", serving)
+        yield Working(Reason.LOADING, f"{count}; loading {', '.join(loading[:3])}")
 
 
-def _withheld(observed: ObservedPod, count: str, *, serving: bool) -> Iterator[Verdict]:
+def _withheld(observed: ObservedPod, count: str) -> Iterator[Verdict]:
     """A pod whose models are loaded, and which the node's report keeps out of service."""
     pod = observed.pod
     if pod.gate == "False" and pod.gate_reason in _MEASURED and observed.state is not None:
-        yield Working(Reason(pod.gate_reason), f"{count}; pod {pod.name}: {pod.gate_message}", serving)
+        yield Working(Reason(pod.gate_reason), f"{count}; pod {pod.name}: {pod.gate_message}")
 
 
 def _remedy(message: str) -> str:

@@ -76,7 +76,7 @@ class Server:
         if kind in self.refuses:
             raise self.refuses[kind]
         old = self.objects.get((kind, metadata["namespace"], metadata["name"]), {"metadata": {}})
-        return self.put({**old, **document, "metadata": {**old["metadata"], **metadata}})
+        return self._change(old, {**old, **document, "metadata": {**old["metadata"], **metadata}})
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, body: Document, *, content_type: str, subresource: str = ""
@@ -86,7 +86,7 @@ class Server:
         if "strategic" in content_type:
             told = {one["type"]: one for one in (*old["status"]["conditions"], *body["status"]["conditions"])}
             body = merged(body, {"status": {"conditions": list(told.values())}})
-        return self.put(merged(old, body))
+        return self._change(old, merged(old, body))
 
     async def apply_status(self, kind: Kind, namespace: str, name: str, status: Document, *, uid: str) -> Document:
         self.requests.append(("status", kind.kind))
@@ -98,6 +98,10 @@ class Server:
         for informer in self._informers(kind.kind):
             informer._tell(informer._cache.drop(gone))
         return True
+
+    def _change(self, old: Document, new: Document) -> Document:
+        generation = old["metadata"].get("generation", 0) + (old.get("spec") != new.get("spec"))
+        return self.put({**new, "metadata": {**new["metadata"], "generation": generation}})
 
     def _informers(self, kind: str) -> list[Any]:
         return [informer for informer in self.caches.all() if informer.kind.kind == kind]

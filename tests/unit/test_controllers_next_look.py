@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ollama_fleet.api.progress import PullProgress
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 from ollama_fleet.controllers.conditions import Done, Stuck, Working
@@ -64,6 +65,24 @@ def test_one_that_may_get_the_room_of_another_is_looked_at_until_it_has_waited_l
     serves = ObservedPod(replace(SERVES, node="n"), state=state())
     assert next_look(PLAN, ROLLING, [ObservedGroup(PLAN.groups[0].name, None, (serves, waits))], IN_FORCE) == 5
     assert look(waits) is None
+
+
+def test_one_that_has_not_answered_yet_is_asked_again_although_all_is_done() -> None:
+    def look(pod: ObservedPod) -> float | None:
+        done = Done(Reason.ALL_WARM, "yes")
+        return next_look(PLAN, done, [ObservedGroup(PLAN.groups[0].name, None, (pod,))], IN_FORCE)
+
+    assert look(ObservedPod(SERVES)) == 5
+    assert look(ObservedPod(SERVES, state=state())) is None
+    assert look(ObservedPod(replace(SERVES, deleting=True))) is None
+
+
+def test_a_job_that_pulls_is_followed() -> None:
+    gated = (ObservedPod(replace(POD, scheduling_gated=True)),)
+    pulls = (PullProgress(),)
+    name = PLAN.groups[0].name
+    assert next_look(PLAN, ROLLING, [ObservedGroup(name, None, gated)], IN_FORCE) == 5
+    assert next_look(PLAN, ROLLING, [ObservedGroup(name, None, gated, pulls)], IN_FORCE) == FOLLOW_SECONDS
 
 
 def test_what_others_must_mend_is_looked_at_now_and_then() -> None:

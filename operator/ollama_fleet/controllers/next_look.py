@@ -23,10 +23,12 @@ def next_look(
 ) -> float | None:
     """Seconds, or None where events tell all that can change; ``in_force`` says what each group's pods should serve."""
     if isinstance(verdict, Done):
-        return None
-    if any(_followed(observed, in_force.get(group.name)) for group in groups for observed in group.pods):
+        return _WAITING_SECONDS if any(_silent(one) for group in groups for one in group.pods) else None
+    if any(_followed(one, in_force.get(group.name)) for group in groups for one in group.pods):
         return FOLLOW_SECONDS
-    if any(map(_waits_for_room, groups)) or any(not problem.terminal for problem in plan.problems):
+    if any(group.pulls for group in groups):
+        return FOLLOW_SECONDS
+    if any(map(_waits, groups)) or any(not problem.terminal for problem in plan.problems):
         return _WAITING_SECONDS
     return _STUCK_SECONDS if isinstance(verdict, Stuck) else None
 
@@ -41,7 +43,18 @@ def _followed(observed: ObservedPod, config: GroupConfig | None) -> bool:
     return not state.ready or state.config_hash != config.hash() or bool(cold(state, config))
 
 
-def _waits_for_room(group: ObservedGroup) -> bool:
-    """Whether a pod may soon have waited so long beside others that one of them makes room for it."""
+def _silent(observed: ObservedPod) -> bool:
+    """Whether a pod that runs has not said what it holds: after the operator's start nothing else wakes the key."""
+    pod = observed.pod
+    return pod.sidecar_running and not pod.deleting and observed.state is None
+
+
+def _waits(group: ObservedGroup) -> bool:
+    """Whether a pod waits for a Job, whose puller may answer at any time, or for others beside which it finds no room.
+
+    After a while one of those makes room for it.
+    """
+    if any(one.pod.scheduling_gated for one in group.pods):
+        return True
     unplaced = (one.trouble for one in group.pods if one.trouble)
     return any(one.pod.node for one in group.pods) and any(one.reason is Reason.UNSCHEDULABLE for one in unplaced)

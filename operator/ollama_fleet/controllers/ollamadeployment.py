@@ -33,7 +33,7 @@ from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.vram import occupancy
 from ollama_fleet.kube import kinds
-from ollama_fleet.kube.client import KubeClient
+from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.kube.events import EventRecorder, EventType
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.manifests.names import Owner, child_name
@@ -86,6 +86,8 @@ class OllamaDeploymentController:
         if not plan.problems:
             refusal = await self._apply(live, plan)
             in_force = {group.name: group.config for group in plan.groups}
+        elif spec.suspend:
+            await self._suspend(live)
         groups = await self.observer.groups(live, in_force)
         options = options_of(request, plan) if spec.hardware.gpu else {}
         expected = self.expectations.of(_uid(live), request, plan, in_force, options)
@@ -203,6 +205,16 @@ class OllamaDeploymentController:
             return refusals.verdict(refused, kind=wish["kind"])
         await self.children.prune(known, keep=wishes, groups=(group.name for group in plan.groups))
         return None
+
+    async def _suspend(self, live: Object) -> None:
+        """Servers of the last plan go without a new one: to stop needs none."""
+        for child in self.observer.children(live):
+            metadata = child["metadata"]
+            if child["kind"] == "Deployment" and child["spec"].get("replicas"):
+                body = {"metadata": {"uid": metadata["uid"]}, "spec": {"replicas": 0}}
+                await self.client.patch(
+                    kinds.DEPLOYMENT, metadata["namespace"], metadata["name"], body, content_type=MERGE_PATCH
+                )
 
     def _deployment(self, live: Object, group: str) -> Object | None:
         metadata = live["metadata"]

@@ -220,6 +220,9 @@ def test_the_last_ready_server_is_spared_what_is_only_slow(change: dict[str, Any
     assert found[:2] == ("True", reason)
     assert words in found[2]
     assert "last ready server" in found[2]
+    assert writer.events == [("chat-0", "Warning", f"{reason}: Readiness gate stays open: {found[2]}")]
+    writer.update(replace(pod(gate="True"), gate_reason=reason))
+    assert len(writer.events) == 1, "once for a reason, whatever becomes of its figures"
 
 
 def test_a_gate_that_a_report_closed_opens_when_nothing_speaks_against_it_for_some_seconds() -> None:

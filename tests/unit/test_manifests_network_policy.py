@@ -84,6 +84,17 @@ def test_where_a_server_may_connect_to(target: Peer, port: int, protocol: str, *
     assert lets_out(policy(), target=target, port=port, protocol=protocol) is allowed
 
 
+def test_a_server_may_connect_to_the_registry_of_an_adapter() -> None:
+    port, asked = 5443, view({"name": "a", "modelfile": {"adapter": "lora.test:5443/team/lora:v1"}})
+    (model,) = asked.status.models
+    resolved = model.model_copy(update={"adapter": f"lora.test:{port}/team/lora:v1@sha256:{'b' * 64}"})
+    status = asked.status.model_copy(update={"models": [resolved]})
+    (with_adapter,) = plan_deployment(request(replace(asked, status=status))).groups
+    (found,) = (w for w in render(with_adapter, owner=OWNER, live=None) if w["kind"] == "NetworkPolicy")
+    assert lets_out(found, target=OUTSIDE, port=port, protocol="TCP")
+    assert not lets_out(policy(), target=OUTSIDE, port=port, protocol="TCP")
+
+
 def test_the_policy_is_about_the_servers_and_not_about_the_jobs_that_pull_for_them() -> None:
     assert selects(policy(), Peer("ns", labels(OWNER, "g0")))
     assert not selects(policy(), Peer("ns", labels(OWNER, "g1")))

@@ -97,6 +97,15 @@ def changed(pod: PodView, gate: Gate) -> bool:
     return (pod.gate, pod.gate_reason, pod.gate_message) != (gate.status, gate.reason, gate.message)
 
 
+def news(pod: PodView, gate: Gate) -> Literal["", "opens", "closes", "stays open"]:
+    """What people should hear of: that it opens or closes, or that the pod is spared, and first for what."""
+    if gate.status == "True" and gate.reason in DEMOTING:
+        return "stays open" if pod.gate_reason != gate.reason else ""
+    if pod.gate == gate.status or (not pod.gate and gate.status == "False"):
+        return ""
+    return "opens" if gate.status == "True" else "closes"
+
+
 def condition_patch(gate: Gate, *, pod: PodView, now: datetime) -> dict[str, Any]:
     """A strategic merge patch for the ``status`` subresource of the pod."""
     condition = {

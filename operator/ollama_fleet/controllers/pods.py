@@ -27,7 +27,6 @@ class PodView:
     name: str
     uid: str
     group: str
-    template_hash: str
     config_hash: str
     ip: str
     node: str
@@ -79,7 +78,6 @@ def view(pod: Mapping[str, Any]) -> PodView:
         name=metadata["name"],
         uid=metadata["uid"],
         group=labels.get(names.LABEL_GROUP, ""),
-        template_hash=annotations.get(names.ANNOTATION_TEMPLATE_HASH, ""),
         config_hash=annotations.get(names.ANNOTATION_CONFIG_HASH, ""),
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),

@@ -119,7 +119,8 @@ class PodWriter:
         await self.client.patch(
             kinds.POD, pod.namespace, pod.name, body, content_type=STRATEGIC_MERGE_PATCH, subresource="status"
         )
-        if pod.gate == gate.status or (not pod.gate and gate.status == "False"):
+        news = gates.news(pod, gate)
+        if not news:
             return
         fields = {"pod": pod.reference, "status": gate.status, "reason": gate.reason}
         logger.info("readiness gate", extra=fields)
@@ -127,8 +128,8 @@ class PodWriter:
         self.events.record(
             {"apiVersion": "v1", "kind": "Pod", "metadata": metadata},
             reason=gate.reason,
-            message=f"Readiness gate {'opens' if gate.status == 'True' else 'closes'}: {gate.message}",
-            event_type="Normal" if gate.status == "True" else "Warning",
+            message=f"Readiness gate {news}: {gate.message}",
+            event_type="Normal" if news == "opens" else "Warning",
         )
 
 

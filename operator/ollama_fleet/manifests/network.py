@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from ollama_fleet.api import names
+from ollama_fleet.api.references import parse_reference
 from ollama_fleet.manifests.names import Owner, metadata, selector
 from ollama_fleet.planning.plan import Group
 
@@ -62,9 +63,11 @@ def _port(number: int) -> dict[str, Any]:
 
 
 def _registry_ports(group: Group) -> list[int]:
-    """Ports of the models' registries; 443 also where a registry redirects to its storage."""
+    """Ports of the registries of models and adapters; 443 also where a registry redirects to its storage."""
     ports = {443}
     for model in group.config.models:
-        _, colon, port = model.registry.rpartition(":")
-        ports.add(int(port) if colon else (80 if model.insecure else 443))
+        adapter = model.modelfile.adapter
+        for host in (model.registry, *((parse_reference(adapter).host,) if adapter else ())):
+            _, colon, port = host.rpartition(":")
+            ports.add(int(port) if colon else (80 if model.insecure else 443))
     return sorted(ports)

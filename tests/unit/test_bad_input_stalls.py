@@ -146,3 +146,17 @@ async def test_a_model_set_that_cannot_be_read_keeps_what_its_registry_answered(
     await bench.controller.reconcile(KEY)
     assert bench.condition("Stalled") == ("True", "InvalidSpec")
     assert bench.status["models"][0]["ready"]
+
+
+async def test_of_two_models_of_one_name_the_first_is_served_while_the_conflict_stalls() -> None:
+    bench = Reconciled()
+    await bench.serving()
+    bench.model_set({"name": "chat"}, name="two", letter="b")
+    before = bench.config
+    bench.deploy(modelSets=[{"name": "models"}, {"name": "two"}])
+    await bench.look()
+    assert bench.condition("Stalled")[:2] == ("True", "ModelConflict")
+    assert bench.config == before
+    bench.model_set({"name": "chat"}, letter="c")
+    await bench.look()
+    assert bench.config.models[0].manifest_digest == f"sha256:{'c' * 64}"

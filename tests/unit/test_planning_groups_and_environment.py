@@ -1,5 +1,6 @@
 """From wishes to groups, environment and problems."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.quantities import parse_bytes, parse_quantity, seconds
 from ollama_fleet.planning.variables import objection
 from ollama_fleet.planning.versions import Generation, Version
-from tests.support.plans import GPU, again, environment, layout, request, view
+from tests.support.plans import GPU, L4, Survey, again, environment, layout, request, sized, view
 
 
 @pytest.mark.parametrize(
@@ -137,10 +138,22 @@ def test_the_same_name_with_other_content_is_a_conflict_and_the_same_content_is_
     same = view({"name": "chat"}, name="two")
     other = view({"name": "Chat", "contextLength": 64}, name="two")
     assert plan_deployment(request(one, same)).problems == ()
-    (problem,) = plan_deployment(request(one, other)).problems
+    (problem,) = plan_deployment(request(one, other)).left_out
     assert problem.reason is Reason.MODEL_CONFLICT
     assert "one" in problem.message
     assert "two" in problem.message
+
+
+def test_of_two_with_the_same_name_the_first_is_served() -> None:
+    small, large = {"name": "chat", "model": "llama3.2:1b"}, {"name": "chat", "model": "llama3.1:8b"}
+    one, two = sized(small, name="one"), sized(large, name="two")
+    for first, second in ((one, two), (two, one)):
+        alone = replace(request(first, hardware=GPU), survey=Survey(L4))
+        both = replace(request(first, second, hardware=GPU), survey=Survey(L4))
+        plan = plan_deployment(both)
+        assert plan.problems == ()
+        assert plan.groups == plan_deployment(alone).groups
+        assert f"that of {first.name} is served" in plan.left_out[0].message
 
 
 def test_models_share_a_group_unless_they_would_evict_each_other() -> None:

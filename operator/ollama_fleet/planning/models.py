@@ -23,6 +23,8 @@ class Collected:
     """By served name (lower case)."""
     owners: dict[str, str] = field(default_factory=dict)
     """Served name (lower case) to the ModelSet that brought it."""
+    conflicts: list[Problem] = field(default_factory=list)
+    """Entries that lose to one of the same name in an earlier ModelSet."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -61,11 +63,11 @@ def _add(found: Collected, request: PlanRequest, view: ModelSetView, spec: Model
     if key not in found.wants:
         found.wants[key], found.owners[key] = want, view.name
     elif found.wants[key] != want:
-        found.problems.append(
+        found.conflicts.append(
             Problem(
                 Reason.MODEL_CONFLICT,
-                f"ModelSets {found.owners[key]} and {view.name} both serve {spec.name} with different content: "
-                "rename one of the models",
+                f"ModelSets {found.owners[key]} and {view.name} both serve {spec.name} with different content, that of "
+                f"{found.owners[key]} is served: rename one of the models",
             )
         )
 

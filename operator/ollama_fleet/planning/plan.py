@@ -54,5 +54,5 @@ class Plan:
     groups: tuple[Group, ...] = ()
     problems: tuple[Problem, ...] = ()
     left_out: tuple[Problem, ...] = ()
-    """Models for which there is no room; the others are served."""
+    """Models for which there is no room, or which another ModelSet serves otherwise; the others are served."""
     effective: tuple[EffectiveValue, ...] = ()

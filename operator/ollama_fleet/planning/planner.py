@@ -1,6 +1,5 @@
 """From a wish to a plan."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ollama_fleet.api.ollamadeployment import TuningSpec
@@ -13,7 +12,7 @@ from ollama_fleet.planning.fitting import Fitting, as_it_runs, fit, unsized
 from ollama_fleet.planning.footprints import Options, Shapes, server_shape
 from ollama_fleet.planning.groups import Common, group, replicas
 from ollama_fleet.planning.inventory import Inventory, Silent
-from ollama_fleet.planning.models import collect
+from ollama_fleet.planning.models import Collected, collect
 from ollama_fleet.planning.objections import heads, objections
 from ollama_fleet.planning.plan import Plan
 from ollama_fleet.planning.problems import Problem
@@ -39,17 +38,17 @@ def plan_deployment(request: PlanRequest) -> Plan:
     problems = (*objections(spec, version), *collected.problems)
     if problems:
         return Plan(version=str(version), image=image, problems=problems)
-    wants = {want.model.name: want for want in collected.wants.values()}
-    planner = _Planner(request, version, image, wants)
-    return planner.plan()
+    return _Planner(request, version, image, collected).plan()
 
 
 class _Planner:
     """One plan in the making."""
 
-    def __init__(self, request: PlanRequest, version: Version, image: str, wants: Mapping[str, Want]) -> None:
+    def __init__(self, request: PlanRequest, version: Version, image: str, collected: Collected) -> None:
+        wants = {want.model.name: want for want in collected.wants.values()}
         tuning, gpu = request.spec.tuning or TuningSpec(), request.spec.hardware.gpu
         self.request, self.version, self.image, self.tuning = request, version, image, tuning
+        self.conflicts = collected.conflicts
         known = shapes(request)
         gpus = gpu.count if gpu else 0
         self.wish = Wish(
@@ -122,7 +121,7 @@ class _Planner:
             version=str(self.version),
             image=self.image,
             groups=groups,
-            left_out=left_out,
+            left_out=(*self.conflicts, *left_out),
             effective=effective(common, groups),
         )
 
@@ -137,8 +136,8 @@ def _asked(want: Want, shapes: Shapes) -> int:
 
 
 def shapes(request: PlanRequest) -> Shapes:
-    """The models whose headers are known, by served name."""
-    views = (view for view in request.model_sets.values() if isinstance(view, ModelSetView))
+    """The models whose headers are known, by served name; of two with the same one the first counts."""
+    views = (view for view in reversed([*request.model_sets.values()]) if isinstance(view, ModelSetView))
     resolved = (model for view in views for model in view.status.models)
     return {model.name: from_document(model.header) for model in resolved if model.header}
 

@@ -17,7 +17,8 @@ from ollama_fleet.kube.lease import Election, Timing
 logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT: Final = 5.0
-"""Seconds: two tries fit in the renew deadline."""
+"""Seconds: after a renewal without an answer two more tries fit in the renew deadline. It takes two where the server
+had stored the write: the first only learns so."""
 
 
 class LeaderThread:

@@ -21,6 +21,8 @@ from ollama_fleet.kube.transport import Json
 logger = logging.getLogger(__name__)
 
 JITTER: Final = 0.5
+RETRY_AFTER_FAILURE: Final = 0.5
+"""Seconds: a holder whose renewal failed has no time to lose, see :data:`~ollama_fleet.kube.leader.REQUEST_TIMEOUT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,19 @@ class Election:
     async def acquire(self) -> None:
         """Campaign until the Lease is held; failures only delay it."""
         while not await self._attempt():
-            await self._pause()
+            await self._pause(self._timing.retry)
 
     async def hold(self) -> None:
         """Renew; returns when the Lease is lost or could not be renewed within the deadline."""
+        held = True
         while self.renewed_at is not None:
-            await self._pause()
+            await self._pause(self._timing.retry if held else RETRY_AFTER_FAILURE)
             left = self.renewed_at + self._timing.renew_deadline - self._clock()
             if left <= 0:
                 break
             try:
                 async with asyncio.timeout(left):
-                    await self._attempt()
+                    held = await self._attempt()
             except TimeoutError:
                 break
         self.renewed_at = None
@@ -172,8 +175,8 @@ class Election:
         metadata = {"name": name, "namespace": namespace}
         return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
 
-    async def _pause(self) -> None:
-        await self._sleep(self._timing.retry * self._rng.uniform(1, 1 + JITTER))
+    async def _pause(self, seconds: float) -> None:
+        await self._sleep(seconds * self._rng.uniform(1, 1 + JITTER))
 
 
 def _holder(lease: Json | None) -> str:

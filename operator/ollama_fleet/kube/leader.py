@@ -67,21 +67,28 @@ class LeaderThread:
         self._thread.join(timeout)
 
     def _main(self) -> None:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(self._run())
-        except asyncio.CancelledError:
-            pass
-        except Exception:
-            logger.exception("leader election")
-        if not self._stopping.is_set():
-            self._on_lost()
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         if self._stopping.is_set():
             return
-        client = await self._connect()
+        async with contextlib.AsyncExitStack() as closing:
+            try:
+                client = await self._connect()
+                closing.push_async_callback(client.close)
+                await self._lead(client)
+            except Exception:
+                logger.exception("leader election")
+            finally:
+                self.is_leader = False
+                # Before anything is closed: connections, and threads that asyncio waits for, may hang for minutes.
+                if not self._stopping.is_set():
+                    self._on_lost()
+
+    async def _lead(self, client: KubeClient) -> None:
         self._election = election = Election(
             client,
             namespace=self._namespace,
@@ -96,11 +103,7 @@ class LeaderThread:
             self.is_leader = True
             self._on_started()
             await election.hold()
-            self.is_leader = False
             logger.error("the lease is lost", extra=fields)
         except asyncio.CancelledError:
             await election.release()
             raise
-        finally:
-            self.is_leader = False
-            await client.close()

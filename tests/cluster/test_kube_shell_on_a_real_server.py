@@ -13,6 +13,7 @@ from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube import errors
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import MODEL_SET
+from ollama_fleet.telemetry.health import Heartbeat
 
 pytestmark = pytest.mark.cluster
 
@@ -49,6 +50,7 @@ async def test_it_outlives_the_server_and_leaves_no_trace(own_control_plane: Any
             enqueue=lambda _kind, _namespace, name: keys.put_nowait(name),
             on_started=started.set,
             stop=stop,
+            heart=Heartbeat("kopf's thread", limit=30),
             kubeconfig=str(own_control_plane.kubeconfig),
         )
     )

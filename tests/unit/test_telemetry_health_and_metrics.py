@@ -107,6 +107,12 @@ def test_a_heart_that_stops_is_noticed_and_forgiven_when_it_beats_again() -> Non
     assert heart.check() == "kopf's loop has not moved for 31 s"
     heart.beat()
     assert heart.check() is None
+    heart.rest()
+    now = 1000.0
+    assert heart.check() is None
+    heart.beat()
+    now = 1031.0
+    assert heart.check() == "kopf's loop has not moved for 31 s"
 
 
 class Cache:

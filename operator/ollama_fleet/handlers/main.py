@@ -79,11 +79,12 @@ class Operator:
         caches = build(client)
         client.on_written = caches.wrote
         loop_beat = Heartbeat("the event loop", limit=LOOP_LIMIT_SECONDS)
+        self.shell_beat.rest()
         health = Health(
             live={
                 "loop": loop_beat.check,
                 "workers": partial(stuck, self.queue),
-                "kopf": self._shell_stuck,
+                "kopf": self.shell_beat.check,
             },
             ready={"caches": partial(self._unsynced, caches)},
         )
@@ -135,7 +136,6 @@ class Operator:
         await self.elected.wait()
         logger.info("leading")
         health.role = "leader"
-        self.shell_beat.beat()
         self.metrics.set_leader(leading=True)
         self.metrics.watch_queue(self.queue)
         self.metrics.watch_caches({informer.kind.kind: informer for informer in caches.all()})
@@ -162,16 +162,12 @@ class Operator:
                 run_workers(self.queue, reconcile, self.options.workers, observe=self.metrics.observe_reconcile)
             )
 
-    def _shell_stuck(self) -> str | None:
-        """Only a leader runs kopf."""
-        return self.shell_beat.check() if self.elected.is_set() else None
-
     async def _shell(self) -> None:
         await run_shell(
             enqueue=lambda kind, namespace, name: self.queue.add(Key(kind, namespace, name)),
             on_started=lambda: logger.info("kopf watches"),
             stop=self.stop,
-            beat=self.shell_beat.beat,
+            heart=self.shell_beat,
             kubeconfig=self.options.kubeconfig,
             context=self.options.context,
         )

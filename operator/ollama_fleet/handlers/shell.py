@@ -19,6 +19,7 @@ from ollama_fleet.handlers.registry import Enqueue, build_registry
 from ollama_fleet.kube.backoff import Backoff
 from ollama_fleet.kube.kinds import Kind
 from ollama_fleet.kube.transport import Credentials
+from ollama_fleet.telemetry.health import Heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,16 @@ async def run_shell(
     enqueue: Enqueue,
     on_started: Callable[[], object],
     stop: asyncio.Event,
-    beat: Callable[[], None] = lambda: None,
+    heart: Heartbeat,
     kubeconfig: str | None = None,
     context: str | None = None,
     namespace: str | None = None,
 ) -> None:
     """Run kopf until ``stop`` is set, and again after a pause when it ends by itself.
 
-    ``enqueue`` and ``on_started`` (after each start) are called in the caller's loop, ``beat`` every 5 s in
-    kopf's thread. The CRDs must exist: kopf looks for the kinds only once. ``namespace`` None means all.
+    ``enqueue`` and ``on_started`` (after each start) are called in the caller's loop; ``heart`` beats every 5 s in
+    kopf's thread and rests while there is none. The CRDs must exist: kopf looks for the kinds only once.
+    ``namespace`` None means all.
     """
     loop = asyncio.get_running_loop()
 
@@ -57,7 +59,7 @@ async def run_shell(
     while not stop.is_set():
         credentials = Credentials(kubeconfig=kubeconfig, context=context)
         registry = build_registry(enqueue=forward, login=Login(credentials), on_started=announce)
-        shell = _Shell(registry, namespace=namespace, beat=beat)
+        shell = _Shell(registry, namespace=namespace, heart=heart)
         started = loop.time()
         await shell.run(stop)
         if stop.is_set():
@@ -73,11 +75,11 @@ async def run_shell(
 class _Shell:
     """One life of kopf."""
 
-    def __init__(self, registry: kopf.OperatorRegistry, *, namespace: str | None, beat: Callable[[], None]) -> None:
+    def __init__(self, registry: kopf.OperatorRegistry, *, namespace: str | None, heart: Heartbeat) -> None:
         self.error: BaseException | None = None
         self._registry = registry
         self._namespaces = [namespace] if namespace else []
-        self._beat = beat
+        self._heart = heart
         self._ended = asyncio.Event()
         self._stopping = threading.Event()
         self._callers_loop = asyncio.get_running_loop()
@@ -87,6 +89,7 @@ class _Shell:
     async def run(self, stop: asyncio.Event) -> None:
         """Until kopf ends by itself or ``stop`` is set; if cancelled, kopf is told to end and left alone."""
         thread = threading.Thread(target=self._main, name="kopf", daemon=True)
+        self._heart.beat()
         thread.start()
         waiting = [asyncio.create_task(event.wait()) for event in (stop, self._ended)]
         try:
@@ -98,6 +101,7 @@ class _Shell:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self._ended.wait()
+        self._heart.rest()
 
     def _request_stop(self) -> None:
         self._stopping.set()
@@ -136,5 +140,5 @@ class _Shell:
 
     async def _pulse(self) -> None:
         while True:
-            self._beat()
+            self._heart.beat()
             await asyncio.sleep(HEARTBEAT_SECONDS)

@@ -21,14 +21,20 @@ class Heartbeat:
         self._what = what
         self._limit = limit
         self._clock = clock
-        self._last = clock()
+        self._last: float | None = clock()
 
     def beat(self) -> None:
         """It turns."""
         self._last = self._clock()
 
+    def rest(self) -> None:
+        """There is nothing that would turn, until the next beat."""
+        self._last = None
+
     def check(self) -> str | None:
         """For a :class:`Health`."""
+        if self._last is None:
+            return None
         age = self._clock() - self._last
         return None if age <= self._limit else f"{self._what} has not moved for {age:.0f} s"
 

@@ -17,11 +17,17 @@ class Client:
         self.patched: list[tuple[str, Json]] = []
         self.error: errors.KubeError | None = None
         self.expired = False
+        self.loses_an_answer = False
 
     async def create(self, obj: Json) -> Json:
         if self.error:
             raise self.error
+        if any(event["metadata"]["name"] == obj["metadata"]["name"] for event in self.created) and not self.expired:
+            raise errors.AlreadyExists("exists", code=409)
         self.created.append(obj)
+        if self.loses_an_answer:
+            self.loses_an_answer = False
+            raise errors.Timeout("no answer in time")
         return obj
 
     async def patch(self, kind: Kind, namespace: str | None, name: str, body: Any, *, content_type: str) -> Json:
@@ -130,6 +136,21 @@ async def test_an_outage_loses_nothing_that_still_fits() -> None:
     await bench.recorder.flush()
     assert len(bench.client.created) == 1
     assert bench.recorder.dropped == 0
+
+
+async def test_an_event_stored_without_an_answer_is_gone_on_with() -> None:
+    bench = Bench()
+    bench.client.loses_an_answer = True
+    bench.record("pulling 10 %")
+    await bench.recorder.flush()
+    bench.record("pulling 20 %")
+    for minute in range(1, 5):
+        bench.now = UPDATE_SECONDS * minute
+        await bench.recorder.flush()
+    assert len(bench.client.created) == 1
+    ((name, body),) = bench.client.patched
+    assert name == bench.client.created[0]["metadata"]["name"]
+    assert (body["count"], body["message"]) == (2, "pulling 20 %")
 
 
 async def test_a_refused_event_is_counted_and_not_tried_again() -> None:

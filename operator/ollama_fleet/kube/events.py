@@ -144,10 +144,8 @@ class EventRecorder:
         count = series.count
         series.written_at = self._clock()
         try:
-            if series.written_count and await self._update(series):
-                pass
-            else:
-                await self._client.create(self._event(series))
+            if not (series.written_count and await self._update(series)):
+                await self._create(series)
         except errors.Retryable as error:
             # It stays due and is tried again after UPDATE_SECONDS.
             logger.debug("event not written", extra={"reason": series.reason, "error": str(error)})
@@ -157,6 +155,13 @@ class EventRecorder:
             self.dropped += 1
             logger.warning("event refused", extra={"reason": series.reason, "error": str(error)})
         series.written_count = count
+
+    async def _create(self, series: _Series) -> None:
+        try:
+            await self._client.create(self._event(series))
+        except errors.AlreadyExists:
+            # The answer to an earlier try was lost.
+            await self._update(series)
 
     async def _update(self, series: _Series) -> bool:
         """False if the event has expired: the API server keeps events for an hour."""

@@ -120,6 +120,7 @@ async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture
         "later": 60.0,
         "conflict": errors.Conflict("stale"),
         "busy": errors.TooManyRequests("later", retry_after=20),
+        "gone": errors.NotFound("modelsets x not found"),
         "refused": errors.Forbidden("cannot patch pods"),
         "broken": ValueError("bug"),
     }
@@ -144,10 +145,10 @@ async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture
     workers.cancel()
     with pytest.raises(asyncio.CancelledError):
         await workers
-    assert sorted(seen) == ["conflict", "error", "error", "ok", "ok", "retry"]
-    assert queue.delayed() == 5
+    assert sorted(seen) == ["conflict", "conflict", "error", "error", "ok", "ok", "retry"]
+    assert queue.delayed() == 6
     clock.now += 5
-    assert sorted(drain(queue)) == ["abroken", "aconflict", "arefused"]
+    assert sorted(drain(queue)) == ["abroken", "aconflict", "agone", "arefused"]
     clock.now += 16
     assert drain(queue) == ["abusy"]
     clock.now += 40

@@ -35,8 +35,9 @@ async def run_workers(
 ) -> None:
     """``n`` workers until cancelled; a reconcile under way is cancelled with them.
 
-    Whatever a reconcile raises, its key is retried with back-off: a conflict and other retryable answers of
-    the API server are no errors, other refusals are, and any other exception is a bug and leaves a traceback.
+    Whatever a reconcile raises, its key is retried with back-off: a conflict, an object that is gone and other
+    retryable answers of the API server are no errors, other refusals are, and any other exception is a bug and
+    leaves a traceback.
     """
     async with asyncio.TaskGroup() as group:
         for number in range(n):
@@ -58,7 +59,7 @@ async def _work(queue: WorkQueue, reconcile: Reconcile, observe: Observe | None,
 async def _reconcile(queue: WorkQueue, reconcile: Reconcile, key: Key) -> Outcome:
     try:
         again = await reconcile(key)
-    except errors.Conflict as error:
+    except (errors.Conflict, errors.NotFound) as error:
         # The cache was behind; the watch brings the news, the retry is for when it does not.
         delay = queue.retry(key)
         logger.debug("conflict", extra={"key": str(key), "error": str(error), "retry_seconds": round(delay, 1)})

@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -81,6 +82,24 @@ async def test_connections_are_bounded(port: int, monkeypatch: pytest.MonkeyPatc
     await first.wait_closed()
     await asyncio.sleep(0.05)
     assert b"hello" in await ask(port, get("/hello"))
+
+
+@pytest.mark.parametrize("size", [60_000, 1_000_000], ids=["fits in asyncio's buffer", "does not"])
+async def test_who_does_not_read_is_cut_off(size: int) -> None:
+    async def large() -> Answer:
+        return Answer(200, b"x" * size)
+
+    server = HttpServer({"/large": large}, timeout=0.2)
+    port = await server.start(host="127.0.0.1", port=0)
+    assert server._server is not None
+    server._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(("127.0.0.1", port))
+        client.sendall(get("/large"))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await server.stop()
 
 
 async def test_probes_name_what_is_wrong() -> None:

@@ -60,7 +60,8 @@ class HttpServer:
             if len(self._connections) <= MAX_CONNECTIONS:
                 await self._exchange(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client is slow, gone, or no HTTP client: nothing to tell it
+            # The client is slow, gone, or no HTTP client: closing would wait until it has read what is left.
+            writer.transport.abort()
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -72,6 +73,8 @@ class HttpServer:
             head = await reader.readuntil(b"\r\n\r\n")
         method, path = _request_line(head)
         answer = await self._answer(method, path)
+        # Drained is what has left, not what fits in the buffer.
+        writer.transport.set_write_buffer_limits(0)
         writer.write(_head(answer))
         if method != "HEAD":
             writer.write(answer.body)

@@ -323,8 +323,23 @@ async def test_history_that_is_gone_is_told_inside_the_stream(api: Api) -> None:
 async def test_a_silent_watch_is_given_up(api: Api) -> None:
     release = asyncio.Event()
     stream(api, b'{"type": "ADDED", "object": {}}\n', then=release)
-    with pytest.raises(errors.Timeout):
+    with pytest.raises(errors.Silence):
         await watch(api, stall=0.1)
+    assert api.observed == [("watch", "configmaps", "Silence")]
+    release.set()
+
+
+async def test_a_watch_that_does_not_begin_is_no_silence(api: Api) -> None:
+    release = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    api.handler = handler
+    with pytest.raises(errors.Timeout) as caught:
+        await watch(api, stall=0.1)
+    assert type(caught.value) is errors.Timeout
     release.set()
 
 

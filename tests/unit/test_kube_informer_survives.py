@@ -51,7 +51,7 @@ class Script:
             self.ended.set()
             await asyncio.Event().wait()
         step = self.steps.pop(0)
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         assert isinstance(step, list)
         return step
@@ -213,6 +213,32 @@ async def test_a_version_that_the_server_never_reaches_leads_to_a_new_list() -> 
     script = Script([page(1000)], *[errors.Timeout("Too large resource version")] * 5, [page(20)])
     await follow(script)
     assert script.requests == ["list", *["1000"] * 5, "list", "20"]
+
+
+async def test_a_watch_in_which_nothing_happens_is_begun_again_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script([page(10)], *[errors.Silence("nothing")] * 20, [("ADDED", obj("a", 11))])
+    informer, _ = await follow(script)
+    assert script.requests == ["list", *["10"] * 21, "11"]
+    assert script.pauses == []
+    assert caplog.records == []
+    assert informer.relists == 1
+
+
+async def test_a_connection_that_died_in_silence_is_noticed_at_the_next_watch(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script([page(10)], errors.Silence("nothing"), errors.Unavailable("refused"), [("ADDED", obj("a", 11))])
+    _, seen = await follow(script)
+    assert script.requests == ["list", "10", "10", "10", "11"]
+    assert len(script.pauses) == 1
+    assert [record.message for record in caplog.records] == ["lost touch with the API server"]
+    assert seen == [(None, "a@11")]
+
+
+async def test_a_cancellation_from_elsewhere_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script([page(10)], asyncio.CancelledError(), [page(20)])
+    informer, _ = await follow(script)
+    assert script.requests == ["list", "10", "list", "20"]
+    assert informer.relists == 2
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
 
 
 async def test_the_server_s_wish_to_wait_is_kept() -> None:

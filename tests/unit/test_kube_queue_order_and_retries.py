@@ -115,7 +115,7 @@ async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture
     clock = Clock()
     queue = WorkQueue(clock=clock)
     seen: list[str] = []
-    outcomes: dict[str, float | Exception | None] = {
+    outcomes: dict[str, float | BaseException | None] = {
         "fine": None,
         "later": 60.0,
         "conflict": errors.Conflict("stale"),
@@ -123,11 +123,12 @@ async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture
         "gone": errors.NotFound("modelsets x not found"),
         "refused": errors.Forbidden("cannot patch pods"),
         "broken": ValueError("bug"),
+        "stray": asyncio.CancelledError("of another task"),
     }
 
     async def reconcile(found: Key) -> float | None:
         outcome = outcomes[found.name]
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -145,15 +146,15 @@ async def test_each_outcome_has_its_consequence(caplog: pytest.LogCaptureFixture
     workers.cancel()
     with pytest.raises(asyncio.CancelledError):
         await workers
-    assert sorted(seen) == ["conflict", "conflict", "error", "error", "ok", "ok", "retry"]
-    assert queue.delayed() == 6
+    assert sorted(seen) == ["conflict", "conflict", "error", "error", "error", "ok", "ok", "retry"]
+    assert queue.delayed() == 7
     clock.now += 5
-    assert sorted(drain(queue)) == ["abroken", "aconflict", "agone", "arefused"]
+    assert sorted(drain(queue)) == ["abroken", "aconflict", "agone", "arefused", "astray"]
     clock.now += 16
     assert drain(queue) == ["abusy"]
     clock.now += 40
     assert drain(queue) == ["alater"]
-    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR", "ERROR"]
 
 
 async def test_two_workers_never_hold_one_key() -> None:

@@ -25,7 +25,8 @@ LIST_TIMEOUT: Final = 60.0
 WATCH_SECONDS: Final = 300
 """The server ends a watch after this time; it goes on where it was."""
 WATCH_STALL: Final = 75.0
-"""Bookmarks come about every 60 s: longer silence is a dead connection."""
+"""A connection may be dead that is silent for longer. The server promises no bookmarks: mostly they come once a minute,
+but for a kind in which nothing happens they may stay away."""
 _MAX_EVENT: Final = 8 * 2**20
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
@@ -215,7 +216,7 @@ class KubeClient:
     ) -> AsyncGenerator[tuple[EventType, Json], None]:
         """Changes after ``resource_version`` until the server ends the stream, BOOKMARKs included.
 
-        Gone when the version is too old; Timeout after the client's ``stall`` seconds of silence.
+        Gone when the version is too old; Silence after the client's ``stall`` seconds without a word.
         """
         query = {
             "watch": "true",

@@ -16,6 +16,7 @@
     ├── TooManyRequests         429  ``retry_after`` seconds
     ├── Unavailable             5xx, connection refused, reset, broken or oversized body
     └── Timeout                 no answer in time: the write may or may not have happened
+        └── Silence                  a watch that the server had begun told nothing for long
 
 ``Retryable`` is what an unchanged second try may cure: Conflict, TooManyRequests, Unavailable, Timeout.
 """
@@ -92,6 +93,10 @@ class Unavailable(KubeError):
 
 class Timeout(KubeError):
     """No answer within the request's time."""
+
+
+class Silence(Timeout):
+    """A watch told nothing for as long as the client waits: nothing happened, or the connection is dead."""
 
 
 Retryable = (Conflict, TooManyRequests, Unavailable, Timeout)

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from ollama_fleet.kube import errors
+from ollama_fleet.kube import cancelling, errors
 from ollama_fleet.kube.backoff import Backoff
 from ollama_fleet.kube.cache import Cache, Changes, Index
 from ollama_fleet.kube.client import EventType
@@ -132,6 +132,9 @@ class Informer:
                     await self._relist()
                 else:
                     await self._follow(self._version)
+            except errors.Silence:
+                # Nothing happens there, or the connection is dead: then the next watch fails before it begins.
+                self.failures = 0
             except errors.Gone:
                 logger.info("history is gone, listing again", extra={"kind": self.kind.kind})
                 self._version = None
@@ -139,7 +142,9 @@ class Informer:
                     await self._pause()
             except errors.KubeError as error:
                 await self._failed(error)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if cancelling.is_meant(error):
+                    raise
                 logger.exception("informer", extra={"kind": self.kind.kind})
                 self._version = None
                 await self._failed(error)
@@ -188,7 +193,7 @@ class Informer:
                 except Exception:
                     logger.exception("handler of an informer", extra={"kind": self.kind.kind})
 
-    async def _failed(self, error: Exception) -> None:
+    async def _failed(self, error: BaseException) -> None:
         if self.failures == 0:
             logger.warning(
                 "lost touch with the API server",

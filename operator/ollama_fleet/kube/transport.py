@@ -130,7 +130,7 @@ class Transport:
 
     @asynccontextmanager
     async def stream(self, path: str, *, resource: str, stall: float) -> AsyncIterator[aiohttp.StreamReader]:
-        """A long response; silence of more than ``stall`` seconds is a Timeout."""
+        """A long response; once it has begun, more than ``stall`` seconds without a byte are a Silence."""
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=stall)
         async with self._response(
             "GET",
@@ -141,7 +141,10 @@ class Transport:
             content_type="application/json",
             timeout=limits,
         ) as response:
-            yield response.content
+            try:
+                yield response.content
+            except aiohttp.SocketTimeoutError as error:
+                raise errors.Silence(f"GET {path.partition('?')[0]}: silent for {stall:g} s") from error
 
     @asynccontextmanager
     async def _response(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, Protocol
 
-from ollama_fleet.kube import errors
+from ollama_fleet.kube import cancelling, errors
 from ollama_fleet.kube.queue import Key, WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ async def _reconcile(queue: WorkQueue, reconcile: Reconcile, key: Key) -> Outcom
         delay = queue.retry(key)
         logger.error("refused by the API server", extra=_fields(key, error, delay))  # noqa: TRY400 - it says all
         return "error"
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if cancelling.is_meant(error):
+            raise
         delay = queue.retry(key)
         logger.exception("reconcile failed", extra=_fields(key, error, delay))
         return "error"
@@ -83,7 +85,7 @@ async def _reconcile(queue: WorkQueue, reconcile: Reconcile, key: Key) -> Outcom
     return "ok"
 
 
-def _fields(key: Key, error: Exception, delay: float) -> dict[str, object]:
+def _fields(key: Key, error: BaseException, delay: float) -> dict[str, object]:
     return {"key": str(key), "error": f"{type(error).__name__}: {error}", "retry_seconds": round(delay, 1)}
 
 

@@ -17,6 +17,7 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import schedule
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working, conditions
 from ollama_fleet.controllers.invalid import first_problem
+from ollama_fleet.controllers.together import together
 from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.events import EventRecorder
@@ -105,7 +106,7 @@ class ModelSetController:
                 return await self.resolver.resolve(namespace, spec, model, before=before)
             return found
 
-        return list(await asyncio.gather(*(resolve(model) for model in spec.models)))
+        return await together(*(resolve(model) for model in spec.models))
 
     async def _write(
         self,

@@ -1,6 +1,5 @@
 """The operator's writes on pods: the readiness gate, and the nudge that makes a kubelet sync a new configuration."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ollama_fleet.controllers.gates import Gate
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.pods import PodView
 from ollama_fleet.controllers.reports import Report, Reports
+from ollama_fleet.controllers.together import together
 from ollama_fleet.controllers.vram import Objection
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, STRATEGIC_MERGE_PATCH, KubeClient
@@ -49,7 +49,7 @@ class PodWriter:
         """
         known = [group for group in groups if group.name in configs]
         rounds = [self._round(group, configs[group.name], expected.get(group.name)) for group in known]
-        await asyncio.gather(
+        await together(
             *(
                 self._pod(observed, configs[group.name], round_.gates.get(observed.pod.uid))
                 for group, round_ in zip(known, rounds, strict=True)

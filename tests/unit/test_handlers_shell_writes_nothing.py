@@ -94,6 +94,13 @@ async def test_logging_in_again_is_slow_and_never_equal(tmp_path: Path) -> None:
     assert (first.server, first.token, first.scheme) == ("http://127.0.0.1:1", "t", "Bearer")
 
 
+async def test_kopf_goes_through_the_same_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "")
+    write_kubeconfig(tmp_path / "kubeconfig", 1)
+    assert (await Login(Credentials(kubeconfig=str(tmp_path / "kubeconfig")))()).proxy_url == "http://proxy:3128"
+
+
 def test_the_handlers_need_no_finalizer_and_no_patch() -> None:
     registry = build_registry(
         enqueue=lambda *_: None, login=Login(Credentials(kubeconfig="x")), on_started=lambda: None

@@ -49,5 +49,6 @@ class Login:
             token=header.partition(" ")[2] or None,
             certificate_path=configuration.cert_file,
             private_key_path=configuration.key_file,
+            proxy_url=configuration.proxy,
             expiration=datetime.now(UTC) + LIFETIME,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollama_fleet.handlers.options import parse
 from ollama_fleet.kube import errors
 from ollama_fleet.kube.kinds import Kind
 from ollama_fleet.kube.leader import REQUEST_TIMEOUT
@@ -224,6 +225,23 @@ async def test_released_it_goes_to_the_next_at_once() -> None:
     assert two.now == before
     assert server.holder == "two"
     assert await one.hold(), "who released it does not hold it"
+
+
+async def test_who_comes_back_under_its_name_has_it_at_once() -> None:
+    server, one, _ = pair()
+    await one.acquire()
+    again = Candidate(server, "one")
+    assert await again.acquire(steps=1)
+    assert again.now == 0
+    assert server.lease is not None
+    assert server.lease["spec"]["leaseTransitions"] == 0
+
+
+def test_two_processes_on_one_host_have_two_names_and_a_pod_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POD_NAME", raising=False)
+    assert parse(["--fleet-image=x"]).identity != parse(["--fleet-image=x"]).identity
+    monkeypatch.setenv("POD_NAME", "operator-0")
+    assert parse(["--fleet-image=x"]).identity == "operator-0"
 
 
 async def test_one_who_lost_it_does_not_release_the_other_s() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,12 +61,17 @@ def parse(arguments: Sequence[str]) -> Options:
         help="namespace of the Lease (default: $POD_NAMESPACE)",
     )
     add("--lease-name", default="ollama-fleet", help="name of the Lease (default: %(default)s)")
-    add("--identity", default=os.environ.get("POD_NAME", socket.gethostname()), help="who this is (default: $POD_NAME)")
+    add("--identity", default=os.environ.get("POD_NAME") or _identity(), help="who this is (default: $POD_NAME)")
     add("--health-port", type=int, default=8080, help="/livez, /readyz, /metrics (default: %(default)s)")
     add("--log-format", choices=("json", "text"), default="json")
     add("--kubeconfig", help="outside a cluster (default: $KUBECONFIG)")
     add("--context", help="context of the kubeconfig")
     return Options(**vars(parser.parse_args(arguments)))
+
+
+def _identity() -> str:
+    """Outside a cluster two processes may share a host, and must not both lead."""
+    return f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 def _digests(text: str) -> dict[str, str]:

@@ -62,7 +62,10 @@ class Election:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        """``identity`` must differ between candidates: the pod's name and something random."""
+        """``identity`` must differ between candidates that live at the same time: two of one name would both lead.
+
+        One that comes after another of its name, as a container restarted in its pod, takes the Lease over at once.
+        """
         self.identity = identity
         self.renewed_at: float | None = None
         """When this candidate last wrote the Lease as its holder, None while it is not."""

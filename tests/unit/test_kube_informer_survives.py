@@ -161,6 +161,17 @@ async def test_an_answer_to_a_write_is_known_before_the_watch_tells_it() -> None
     assert "managedFields" not in informer.list()[1]["metadata"]
 
 
+async def test_an_answer_to_a_write_that_is_not_selected_is_not_kept() -> None:
+    informer, _ = await follow(Script([page(10)]), label_selector="app=a,tier=b")
+    informer.wrote(obj("other", 11, app="a"))
+    without = obj("none", 12)
+    del without["metadata"]["labels"]
+    informer.wrote(without)
+    assert len(informer) == 0
+    informer.wrote(obj("ours", 13, app="a", tier="b", more="c"))
+    assert len(informer) == 1
+
+
 async def test_an_answer_that_the_watch_has_overtaken_brings_nothing_back() -> None:
     informer, seen = await follow(Script([page(10)], [("ADDED", obj("a", 11)), ("DELETED", obj("a", 12))]))
     informer.wrote(obj("a", 11))

@@ -73,7 +73,7 @@ class Informer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff | None = None,
     ) -> None:
-        """``namespace`` None: all; ``label_selector`` is the server's business, ``project`` saves memory."""
+        """``namespace`` None: all; ``label_selector`` is one of equalities, ``project`` saves memory."""
         self.kind = kind
         self.synced = asyncio.Event()
         """Set for good after the first complete list."""
@@ -84,6 +84,7 @@ class Informer:
         """Lists and watches that failed since the last one that worked."""
         self._client = client
         self._scope = {"namespace": namespace, "label_selector": label_selector}
+        self._labels = dict(term.split("=") for term in (label_selector or "").split(",") if term)
         self._project = project
         self._cache = Cache(indices or {})
         self._handlers: list[Handler] = []
@@ -119,6 +120,8 @@ class Informer:
         Without it, a reconcile that comes before the watch's event finds the old object and writes again.
         """
         if self._version is None or not self._version.isdecimal():
+            return
+        if not self._labels.items() <= answer["metadata"].get("labels", {}).items():
             return
         # What the watch has passed it has told, and what it told may be that the object is gone.
         if int(answer["metadata"]["resourceVersion"]) > int(self._version):

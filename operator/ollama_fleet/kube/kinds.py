@@ -47,7 +47,6 @@ OLLAMA_DEPLOYMENT: Final = Kind(names.API_VERSION, "OllamaDeployment", "ollamade
 MODEL_SET: Final = Kind(names.API_VERSION, "ModelSet", "modelsets")
 NODE_VRAM_REPORT: Final = Kind(names.API_VERSION, "NodeVRAMReport", "nodevramreports", namespaced=False)
 DEPLOYMENT: Final = Kind("apps/v1", "Deployment", "deployments")
-REPLICA_SET: Final = Kind("apps/v1", "ReplicaSet", "replicasets")
 SERVICE: Final = Kind("v1", "Service", "services")
 POD: Final = Kind("v1", "Pod", "pods")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
@@ -66,10 +65,10 @@ ALL: Final = (
     MODEL_SET,
     NODE_VRAM_REPORT,
     DEPLOYMENT,
-    REPLICA_SET,
     SERVICE,
     POD,
     CONFIG_MAP,
+    PERSISTENT_VOLUME_CLAIM,
     SECRET,
     PDB,
     NETWORK_POLICY,
@@ -79,6 +78,7 @@ ALL: Final = (
     LEASE,
     ENDPOINT_SLICE,
 )
+"""Those above, for :func:`kind_of`."""
 _BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in ALL}
 
 

@@ -66,6 +66,8 @@ class GpuReader:
     _together: Worker[None] = field(default_factory=partial(Worker, "gpus"))
     _own: dict[int, Worker[None]] = field(default_factory=dict)
     """Threads of GPUs that were slow once, by index."""
+    _given_up: dict[int, "_Turn"] = field(default_factory=dict)
+    """Of calls that did not end in time, by index."""
     _known: dict[str, _Known] = field(default_factory=dict)
     """By UUID of the GPU."""
     _at: dict[int, str] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class GpuReader:
         else:
             (self._driver, self._count), self._problem = done.value, ""
             self._at.clear()
+            self._given_up.clear()
             for known in self._known.values():
                 known.reason, known.clean, known.xid = "", _CLEAN_LOOKS, 0
         return bool(self._driver)
@@ -108,8 +111,12 @@ class GpuReader:
 
         One thread reads them in turn, which costs least. When one of them is slow, the others get threads of their own.
         """
-        # What a call brings that was given up is too old.
         late = {index for index, worker in self._own.items() if worker.busy and worker.take(0) is None}
+        for index in self._given_up.keys() - late:
+            # What it brings is too old, but for errors: the driver tells each of them once.
+            found = self._given_up.pop(index).found().get(index)
+            if isinstance(found, Reading):
+                self._blame(found)
         turn = _Turn(self.library, [index for index in range(self._count) if index not in late])
         until = time.monotonic() + self.deadline
         self._together.submit(turn.run)
@@ -122,6 +129,7 @@ class GpuReader:
                 del failed[index]
             else:
                 failed[index] = found
+        self._given_up |= {index: turn for index, code in failed.items() if code is None and index not in late}
         return failed
 
     def _part(self, turn: "_Turn", until: float) -> None:
@@ -134,24 +142,31 @@ class GpuReader:
         free = self._own.pop(slow) if slow in self._own else Worker[None]("gpus")
         self._own[slow], self._together = self._together, free
         for index in rest:
-            self._own.setdefault(index, Worker(f"gpu-{index}")).submit(partial(turn.read, index))
+            if index not in self._own:
+                self._own[index] = Worker(f"gpu-{index}")
+            self._own[index].submit(partial(turn.read, index))
         for index in left:
             self._own[index].take(until - time.monotonic())
 
     def _seen(self, index: int, reading: Reading) -> None:
         self._at[index] = reading.uuid
-        known = self._known.setdefault(reading.uuid, _Known(reading.devices, reading.sensors))
+        known = self._blame(reading)
         known.devices, known.sensors = reading.devices, reading.sensors
         known.clean = min(known.clean + 1, _CLEAN_LOOKS)
-        known.xids.update(reading.xids)
-        serious = [xid for xid in reading.xids if xid not in self.ignored_xids]
-        known.xid = serious[-1] if serious else known.xid
         if known.xid:
             known.reason = f"{gpu.XID} {known.xid}"
         elif reading.sensors.remap_failed:
             known.reason = gpu.REMAP_FAILED
         elif known.clean >= _CLEAN_LOOKS:
             known.reason = ""
+
+    def _blame(self, reading: Reading) -> _Known:
+        """Note the errors of a GPU."""
+        known = self._known.setdefault(reading.uuid, _Known(reading.devices, reading.sensors))
+        known.xids.update(reading.xids)
+        serious = [xid for xid in reading.xids if xid not in self.ignored_xids]
+        known.xid = serious[-1] if serious else known.xid
+        return known
 
     def _missed(self, index: int, code: int | None) -> None:
         uuid = self._at.get(index)

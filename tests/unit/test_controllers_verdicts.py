@@ -10,6 +10,7 @@ from ollama_fleet.api.progress import ModelProgress, PullPhase, PullProgress
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 from ollama_fleet.controllers.conditions import Done, Stuck, Working
+from ollama_fleet.controllers.gates import DEMOTING
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.pods import Trouble, view
 from ollama_fleet.controllers.verdicts import judge
@@ -36,10 +37,16 @@ def state(*phases: ModelPhase, config_hash: str = "") -> SidecarState:
     )
 
 
-def group(seen: SidecarState | None, *, trouble: Trouble | None = None, ready: bool = True) -> ObservedGroup:
+def group(
+    seen: SidecarState | None, *, trouble: Trouble | None = None, ready: bool = True, closed_for: str = ""
+) -> ObservedGroup:
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    if closed_for:
+        gate = {"type": names.READINESS_GATE, "status": "False", "reason": closed_for, "message": "as the gate says"}
+        conditions.append(gate)
     pod: dict[str, Any] = {
         "metadata": {"namespace": "ns", "name": "p", "uid": "u", "labels": {names.LABEL_GROUP: "g0"}},
-        "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+        "status": {"conditions": conditions},
     }
     deployment = {
         "metadata": {"generation": 1},
@@ -124,6 +131,13 @@ def test_a_pod_in_trouble_is_stuck() -> None:
     found = judge(plan(), [broken], suspended=False)
     assert isinstance(found, Stuck)
     assert found.reason is Reason.IMAGE_PULL_FAILED
+
+
+@pytest.mark.parametrize("reason", sorted(DEMOTING | {Reason.REPORT_STALE}))
+def test_what_a_report_closes_a_gate_for_is_told(reason: Reason) -> None:
+    closed = group(state(WARM, WARM), ready=False, closed_for=reason)
+    found = judge(plan(), [closed], suspended=False)
+    assert found == Working(reason, "0/1 servers ready; pod p: as the gate says", serving=False)
 
 
 def test_a_suspended_deployment_is_done_when_its_pods_are_gone() -> None:

@@ -12,13 +12,12 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.controllers import refusals
 from ollama_fleet.controllers.conditions import Done, Stuck, Verdict, Working
+from ollama_fleet.controllers.gates import DEMOTING
 from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.planning.plan import Plan
 
-_MEASURED = frozenset(
-    {Reason.GPU_UNHEALTHY, Reason.CPU_OFFLOAD, Reason.REPORT_STALE, Reason.NOT_RESIDENT, Reason.DIGEST_MISMATCH}
-)
+_MEASURED = DEMOTING | {Reason.REPORT_STALE}
 """Why policy VRAM keeps a gate closed."""
 _STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Reason.UNAUTHORIZED})
 

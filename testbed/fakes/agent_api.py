@@ -23,6 +23,8 @@ class AgentApi:
         self.slices: list[dict[str, Any]] = []
         self.refuse = 0
         """Status of every answer to a write, 0 for none."""
+        self.refuse_watch = 0
+        """Status of every answer to a watch of pods, 0 for none."""
         self.list_seconds = 0.0
         """How long a list of pods takes."""
         self.slow: asyncio.Event | None = None
@@ -53,6 +55,11 @@ class AgentApi:
         self.end_watches()
         assert self._runner is not None
         await self._runner.cleanup()
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody has watched."""
+        return bool(self._watches)
 
     def tell(self, kind: str, pod: dict[str, Any]) -> None:
         """Send an event to everybody who watches."""
@@ -102,6 +109,8 @@ class AgentApi:
         if "watch" not in request.query:
             await asyncio.sleep(self.list_seconds)
             return web.json_response({"metadata": {"resourceVersion": "7"}, "items": self.pods})
+        if self.refuse_watch:
+            return web.json_response({"message": "told to refuse"}, status=self.refuse_watch)
         assert request.query["resourceVersion"] == "7"
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._watches.append(queue)

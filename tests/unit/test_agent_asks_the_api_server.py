@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -116,6 +117,12 @@ async def until(pods: Pods, names: set[str]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until_watched(server: AgentApi) -> None:
+    async with asyncio.timeout(5):
+        while not server.watched:
+            await asyncio.sleep(0.005)
+
+
 async def test_pods_are_followed(server: AgentApi, api: ApiServer) -> None:
     server.pods = [pod("a", uid="1", ip="10.0.0.1"), pod("done", uid="2", phase="Succeeded")]
     pods = Pods(api, "node-1", backoff=Backoff(first=0.01, limit=0.01))
@@ -152,6 +159,40 @@ async def test_pods_stay_known_while_the_server_is_away(server: AgentApi, api: A
     running = asyncio.create_task(pods.run())
     await asyncio.sleep(0.1)
     assert list(pods.by_uid) == ["1"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class Delays(Backoff):
+    """What the pauses were for."""
+
+    asked: ClassVar[list[int]] = []
+
+    def delay(self, failures: int) -> float:
+        self.asked.append(failures)
+        return 0.001
+
+
+async def test_a_server_that_refuses_to_watch_is_asked_less_and_less(server: AgentApi, api: ApiServer) -> None:
+    server.refuse_watch = 429
+    backoff = Delays()
+    pods = Pods(api, "node-1", backoff=backoff)
+    running = asyncio.create_task(pods.run())
+    async with asyncio.timeout(5):
+        while len(backoff.asked) < 4:
+            await asyncio.sleep(0.005)
+    assert backoff.asked[:4] == [1, 2, 3, 4]
+    server.refuse_watch = 0
+    await until_watched(server)
+    server.tell("ADDED", pod("a", uid="1"))
+    await until(pods, {"team/a"})
+    server.refuse_watch = 429
+    backoff.asked.clear()
+    server.end_watches()
+    async with asyncio.timeout(5):
+        while len(backoff.asked) < 3:
+            await asyncio.sleep(0.005)
+    assert backoff.asked[:3] == [1, 1, 2], "the end of a watch, then refusals"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

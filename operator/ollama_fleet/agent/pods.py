@@ -48,8 +48,9 @@ class Pods:
         while True:
             try:
                 async with aclosing(self.follow()) as events:
-                    async for _ in events:
-                        failures = 0
+                    async for watched in events:
+                        # A list proves little: the server may refuse each watch that follows.
+                        failures = 0 if watched else failures
                 # A server that ends every watch at once must not be asked without a pause.
                 await asyncio.sleep(self.backoff.delay(1))
             except ApiFailed as error:
@@ -58,20 +59,23 @@ class Pods:
                     logger.warning("pods of the node are not told", extra={"reason": str(error)})
                 await asyncio.sleep(self.backoff.delay(failures))
 
-    async def follow(self) -> AsyncGenerator[None, None]:
-        """List, then watch until the server ends it. Yields after every change. Raises ApiFailed."""
+    async def follow(self) -> AsyncGenerator[bool, None]:
+        """List, then watch until the server ends it. Raises ApiFailed.
+
+        Yields after the list (False) and after each event of the watch (True).
+        """
         query = {"fieldSelector": f"spec.nodeName={self.node}", "labelSelector": _LABELS}
         listed = await self.api.list(_PATH, **query)
         pods = [_pod(item) for item in (listed.get("items") or ())[:_MAX_PODS]]
         self.by_uid = {pod.uid: pod for pod in pods if pod is not None}
         self.listed.set()
         self.changed.set()
-        yield
+        yield False
         version = str((listed.get("metadata") or {}).get("resourceVersion", ""))
         async with aclosing(self.api.watch(_PATH, version=version, **query)) as events:
             async for event in events:
                 self._apply(event)
-                yield
+                yield True
 
     def _apply(self, event: Json) -> None:
         self.changed.set()

@@ -22,9 +22,10 @@ class AgentApi:
         self.pods: list[dict[str, Any]] = []
         self.slices: list[dict[str, Any]] = []
         self.refuse = 0
-        """Status of every answer to a write, 0 for none."""
+        """Status of every answer to a write, 0 to take it."""
+        self.refuse_list = 0
         self.refuse_watch = 0
-        """Status of every answer to a watch of pods, 0 for none."""
+        """The same for lists and watches of pods."""
         self.list_seconds = 0.0
         """How long a list of pods takes."""
         self.slow: asyncio.Event | None = None
@@ -108,6 +109,8 @@ class AgentApi:
         self._note(request)
         if "watch" not in request.query:
             await asyncio.sleep(self.list_seconds)
+            if self.refuse_list:
+                return web.json_response({"message": "told to refuse"}, status=self.refuse_list)
             return web.json_response({"metadata": {"resourceVersion": "7"}, "items": self.pods})
         if self.refuse_watch:
             return web.json_response({"message": "told to refuse"}, status=self.refuse_watch)

@@ -63,7 +63,10 @@ class Agent:
         gpus = [self._gpu(card, running, models) for card in self.cards]
         told = [model for found in models.values() for model in found]
         report = NodeVRAMReportStatus(
-            sequence=self.sequence, gpus=gpus, models=sorted(told, key=lambda m: (m.pod, m.name))
+            sequence=self.sequence,
+            gpus=gpus,
+            models=sorted(told, key=lambda m: (m.pod, m.name)),
+            heard=sorted(_name(pod) for pod in running.values() if state_of(pod) is not None),
         )
         for fault in self.faults:
             report = fault(report)

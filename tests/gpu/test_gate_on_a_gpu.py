@@ -33,6 +33,7 @@ pytestmark = pytest.mark.gpu
 
 CONTEXT = 2048
 OFF = {"num_gpu": 0, "num_ctx": CONTEXT, "num_predict": 2}
+POD = Pod(uid="u", name="team/chat-0")
 OLLAMA = os.environ.get("OLLAMA_ON_GPU", "")
 """An installed program that uses the GPU; the test bed's is built for the CPU."""
 
@@ -60,7 +61,7 @@ class Node:
             holders={devices[0].uuid: ("team/chat-0",)},
             process_pods=dict.fromkeys(numbers, "team/chat-0"),
             process_weights={pid: weights for pid in numbers if (weights := weights_of(pid))},
-            models=resident(Pod(uid="u", name="team/chat-0"), self.sidecar.board.snapshot()),
+            models={POD.name: resident(POD, self.sidecar.board.snapshot())},
         )
         return status(seen, previous=(), generation=1, now="2026-01-01T00:00:00Z")
 

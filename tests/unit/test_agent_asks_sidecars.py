@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from ollama_fleet.agent.pods import Pod
+from ollama_fleet.agent.report import MAX_MODELS_OF_A_POD
 from ollama_fleet.agent.sidecars import Sidecars, resident
 from ollama_fleet.api.nodevramreport import ResidentModel
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
@@ -17,6 +18,7 @@ DIGEST = f"sha256:{'a' * 64}"
 POD = Pod("1", "team/chat-0", "127.0.0.1")
 WARM = ModelState(name="chat", phase=ModelPhase.WARM, digest=DIGEST, size=9, size_vram=7, context_length=4096)
 CHAT = ResidentModel(pod="team/chat-0", name="chat", digest=DIGEST, size=9, size_vram=7, context_length=4096)
+HEARD = {POD.name: (CHAT,)}
 
 
 class Sidecar:
@@ -74,7 +76,7 @@ class Clock:
 
 async def test_models_in_memory_are_told_and_the_connection_is_kept(sidecar: Sidecar, sidecars: Sidecars) -> None:
     await sidecars.ask([POD, Pod("2", "team/no-address")])
-    assert sidecars.resident() == (CHAT,)
+    assert sidecars.models() == HEARD
     await sidecars.ask([POD])
     assert len(sidecar.peers) == 1
 
@@ -99,22 +101,22 @@ async def test_one_lost_answer_changes_nothing_but_silence_does(
         await sidecar.stop()
     clock.now += 2
     await sidecars.ask([POD])
-    assert sidecars.resident() == (CHAT,)
+    assert sidecars.models() == HEARD
     clock.now += 7
-    assert sidecars.resident() == ()
+    assert sidecars.models() == {}
 
 
 async def test_pods_that_are_gone_are_forgotten(sidecars: Sidecars) -> None:
     await sidecars.ask([POD])
     await sidecars.ask([])
-    assert sidecars.resident() == ()
+    assert sidecars.models() == {}
 
 
 async def test_a_pod_that_comes_back_under_another_address_is_asked_there(sidecars: Sidecars) -> None:
     await sidecars.ask([Pod(POD.uid, POD.name, "127.0.0.9")])
-    assert sidecars.resident() == ()
+    assert sidecars.models() == {}
     await sidecars.ask([POD])
-    assert sidecars.resident() == (CHAT,)
+    assert sidecars.models() == HEARD
 
 
 async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar, sidecars: Sidecars) -> None:
@@ -126,7 +128,7 @@ async def test_a_sidecar_that_hangs_keeps_no_other_waiting(sidecar: Sidecar, sid
     server = await asyncio.start_server(hang, "127.0.0.2", sidecar.port)
     asking = asyncio.create_task(sidecars.ask([Pod("2", "team/stuck", "127.0.0.2"), POD]))
     async with asyncio.timeout(1):
-        while not sidecars.resident():
+        while not sidecars.models():
             await asyncio.sleep(0.005)
     assert not asking.done()
     asking.cancel()
@@ -145,5 +147,24 @@ def test_only_what_is_loaded_is_resident() -> None:
     assert (found.name, found.size, found.size_vram) == ("loading", 9, 0)
 
 
+async def test_a_pod_without_models_in_memory_is_heard(sidecar: Sidecar, sidecars: Sidecars) -> None:
+    sidecar.body = state().to_wire()
+    await sidecars.ask([POD])
+    assert sidecars.models() == {POD.name: ()}
+
+
 def test_the_models_of_a_pod_are_bounded() -> None:
-    assert len(resident(POD, state(*(WARM for _ in range(100))))) == 64
+    assert len(resident(POD, state(*(WARM for _ in range(100))))) == MAX_MODELS_OF_A_POD + 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": 10**40}, {"sizeVram": 2**53}, {"contextLength": 2**31}, {"name": "\U0001f600"}, {"expiresAt": "\x00"}],
+)
+async def test_what_no_report_could_hold_is_not_taken(
+    sidecar: Sidecar, sidecars: Sidecars, wrong: dict[str, object]
+) -> None:
+    """The API server would refuse the report of the whole node."""
+    sidecar.body = {**state().to_wire(), "models": [{**WARM.to_wire(), **wrong}]}
+    await sidecars.ask([POD])
+    assert sidecars.models() == {}

@@ -8,17 +8,21 @@ from dataclasses import replace
 import pytest
 
 from ollama_fleet.agent.gpu import Device, DeviceState, GpuProcess, GpuView, Memory
+from ollama_fleet.agent.pods import Pod
 from ollama_fleet.agent.report import ATTRIBUTED, MAX_ENTRIES, MAX_PROCESSES, READY, Observation, status
+from ollama_fleet.agent.sidecars import resident
 from ollama_fleet.agent.writing import LEAST_SECONDS, Writing, urgent
 from ollama_fleet.api.common import Condition
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus, ResidentModel
 from ollama_fleet.api.reasons import Reason
+from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
 
 MIB = 2**20
 GIB = 2**30
 NOW = "2026-01-01T00:00:00Z"
 DIGEST = f"sha256:{'a' * 64}"
 MODEL = ResidentModel(pod="team/chat-0", name="chat", digest=DIGEST, size=5 * GIB, size_vram=5 * GIB)
+MODELS = {MODEL.pod: (MODEL,)}
 
 
 def device(index: int = 0, *, used: int = GIB, processes: Iterable[GpuProcess] = (), total: int = 80 * GIB) -> Device:
@@ -45,7 +49,7 @@ def test_figures_are_mebibytes_and_pods_are_named() -> None:
         observation(device(processes=processes)),
         holders={"GPU-0": ("team/chat-0",)},
         process_pods={13: "team/chat-0"},
-        models=(MODEL,),
+        models=MODELS,
     )
     report = build(seen)
     (gpu,) = report.to_wire()["gpus"]  # type: ignore[misc]
@@ -111,16 +115,43 @@ def test_transition_times_move_only_with_the_status() -> None:
 
 def test_sizes_are_bounded() -> None:
     processes = [GpuProcess(pid, pid * MIB) for pid in range(1, 201)]
-    models = tuple(MODEL.model_copy(update={"name": f"m{n:04}"}) for n in range(600))
+    models = tuple(MODEL.model_copy(update={"name": f"m{n:04}"}) for n in range(65))
     seen = Observation(
         GpuView("1", "", tuple(DeviceState(device(n, processes=processes)) for n in range(200))),
         GIB,
         holders={"GPU-0": tuple(f"team/pod-{n}" for n in range(100))},
-        models=models,
+        models={f"team/chat-{n}": models for n in range(10)},
     )
     report = build(seen)
     assert (len(report.gpus), len(report.models), len(report.gpus[0].pods)) == (128, 512, MAX_ENTRIES // 128)
     assert [one.pid for one in report.gpus[0].processes] == list(range(200, 200 - MAX_ENTRIES // 128, -1))
+
+
+def test_pods_with_many_models_or_processes_take_no_place_of_others() -> None:
+    """Whoever may make pods of their own can make them look like servers."""
+    crowd = {
+        f"other/p{n}": tuple(MODEL.model_copy(update={"pod": f"other/p{n}", "name": f"m{m}"}) for m in range(64))
+        for n in range(9)
+    }
+    greedy = [GpuProcess(pid, GIB) for pid in range(1, 101)]
+    seen = replace(
+        observation(device(processes=[*greedy, GpuProcess(200, MIB)])),
+        models={**crowd, **MODELS},
+        process_pods={**dict.fromkeys(range(1, 101), "other/p0"), 200: "team/chat-0"},
+    )
+    report = build(seen)
+    assert [model for model in report.models if model.pod == "team/chat-0"] == [MODEL]
+    assert len(report.models) == 512
+    (gpu,) = report.gpus
+    assert [one.pid for one in gpu.processes if one.pod == "team/chat-0"] == [200]
+    assert len(gpu.processes) == MAX_PROCESSES
+
+
+def test_only_pods_of_which_everything_is_told_are_heard() -> None:
+    many = tuple(MODEL.model_copy(update={"pod": "team/many", "name": f"m{n}"}) for n in range(65))
+    report = build(replace(observation(device()), models={**MODELS, "team/empty": (), "team/many": many}))
+    assert report.heard == ["team/chat-0", "team/empty"]
+    assert len(report.models) == 65, "64 of them"
 
 
 def test_eight_gpus_show_sixty_four_processes_each() -> None:
@@ -132,14 +163,24 @@ def test_eight_gpus_show_sixty_four_processes_each() -> None:
 def test_the_largest_report_fits_into_the_api_server() -> None:
     name = f"{'n' * 63}/{'p' * 100}"
     processes = [GpuProcess(2**31 - pid, GIB) for pid in range(100)]
-    model = MODEL.model_copy(update={"pod": name, "name": "m" * 128, "weights": DIGEST})
+    longest = ModelState(
+        name="m" * 128,
+        phase=ModelPhase.WARM,
+        digest=DIGEST,
+        weights=DIGEST,
+        size=2**53 - 1,
+        size_vram=2**53 - 1,
+        context_length=2**31 - 1,
+        expires_at="9" * 40,
+    )
+    state = SidecarState(sequence=1, config_hash="", ready=True, models=(longest,))
     seen = Observation(
         GpuView("1", "", tuple(DeviceState(device(n, processes=processes)) for n in range(128))),
         GIB,
         holders={f"GPU-{n}": tuple(name for _ in range(100)) for n in range(128)},
         process_pods={process.pid: name for process in processes},
         process_weights={process.pid: DIGEST for process in processes},
-        models=(model,) * 600,
+        models={f"{name}{n}": resident(Pod("u", f"{name}{n}"), state) for n in range(512)},
     )
     assert len(json.dumps(build(seen).to_wire())) < 1_200_000
 
@@ -157,7 +198,8 @@ IDLE = build(observation(device(0), device(1)))
         (observation(device(0), device(1), GPU_1="XID 79"), "health"),
         (observation(device(0)), "health"),
         (observation(device(0), device(1), device(2)), "health"),
-        (replace(observation(device(0), device(1)), models=(MODEL,)), "models"),
+        (replace(observation(device(0), device(1)), models=MODELS), "models"),
+        (replace(observation(device(0), device(1)), models={MODEL.pod: ()}), "models"),
         (replace(observation(device(0), device(1)), holders={"GPU-1": ("a/b",)}), "pods"),
         (observation(device(0, processes=[GpuProcess(1, 9 * MIB)]), device(1)), "pods"),
         (replace(observation(device(0), device(1)), blind=Reason.HOST_PID_OFF), "health"),
@@ -174,9 +216,9 @@ def test_small_gpus_move_by_256_mebibytes() -> None:
 
 
 def test_a_model_that_falls_back_to_the_cpu_cannot_wait() -> None:
-    before = build(replace(observation(device()), models=(MODEL,)))
+    before = build(replace(observation(device()), models=MODELS))
     fallen = MODEL.model_copy(update={"size_vram": 0})
-    assert urgent(before, build(replace(observation(device()), models=(fallen,)))) == "models"
+    assert urgent(before, build(replace(observation(device()), models={fallen.pod: (fallen,)}))) == "models"
 
 
 class Writer:

@@ -133,8 +133,8 @@ def test_a_pod_in_trouble_is_stuck() -> None:
     assert found.reason is Reason.IMAGE_PULL_FAILED
 
 
-@pytest.mark.parametrize("reason", sorted(DEMOTING | {Reason.REPORT_STALE}))
-def test_what_a_report_closes_a_gate_for_is_told(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", sorted(DEMOTING | {Reason.REPORT_STALE, Reason.SIDECAR_UNREACHABLE}))
+def test_why_a_report_keeps_a_gate_closed_is_told(reason: Reason) -> None:
     closed = group(state(WARM, WARM), ready=False, closed_for=reason)
     found = judge(plan(), [closed], suspended=False)
     assert found == Working(reason, "0/1 servers ready; pod p: as the gate says", serving=False)

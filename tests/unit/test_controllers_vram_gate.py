@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ollama_fleet.api.common import Condition
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
 from ollama_fleet.api.reasons import Reason
@@ -35,6 +36,9 @@ STATE = SidecarState(
     config_hash=CONFIG.hash(),
     ready=True,
     models=(ModelState(name="chat", phase=ModelPhase.WARM, digest=DIGEST, size=8 * GIB, size_vram=8 * GIB),),
+)
+DRIVER_FAILED = Condition(
+    type="Ready", status="False", reason=Reason.DRIVER_FAILED, last_transition_time="2026-01-01T00:00:00Z"
 )
 EXPECTED = Expectation(planned={"chat": 8 * GIB}, contexts={"chat": 8192})
 
@@ -80,7 +84,7 @@ def status(*, sequence: int = 1, names: tuple[str, ...] = ("chat-0",), **changes
     gpu = {"uuid": "GPU-1", "index": 0, "pods": pods, "healthy": True, "processes": processes, **changes}
     model = {"name": "chat", "digest": DIGEST, "size": 8 * GIB, "sizeVram": 8 * GIB, "contextLength": 8192}
     models = [{**model, "pod": reference, **of_model} for reference in pods]
-    return NodeVRAMReportStatus.model_validate({"sequence": sequence, "gpus": [gpu], "models": models})
+    return NodeVRAMReportStatus.model_validate({"sequence": sequence, "gpus": [gpu], "models": models, "heard": pods})
 
 
 @dataclass
@@ -241,6 +245,47 @@ def test_a_gpu_that_is_nowhere_to_be_found_keeps_the_gate_closed() -> None:
     assert "the agent of n finds no GPU there" in found[2]
 
 
+def test_a_model_that_left_memory_closes_the_gate_if_it_stays_so_even_of_the_last() -> None:
+    gone = status().model_copy(update={"models": []})
+    writer = Writer(gone)
+    assert writer.update(pod(gate="True")) == HOLD_SECONDS
+    writer.clock.now += HOLD_SECONDS
+    assert writer.gate(pod(gate="True"))[:2] == ("False", Reason.NOT_RESIDENT)
+
+
+UNTOLD: dict[str, tuple[NodeVRAMReportStatus, Reason, str]] = {
+    "sidecar not heard": (
+        status().model_copy(update={"models": [], "heard": []}),
+        Reason.SIDECAR_UNREACHABLE,
+        "The sidecar does not answer the agent of n",
+    ),
+    "driver never answered": (
+        status().model_copy(update={"gpus": [], "conditions": [DRIVER_FAILED]}),
+        Reason.REPORT_STALE,
+        "The agent of n gets no answer from the GPU driver",
+    ),
+}
+
+
+@pytest.mark.parametrize(("report", "reason", "words"), UNTOLD.values(), ids=list(UNTOLD))
+def test_what_an_agent_could_not_learn_changes_nothing_but_the_words(
+    report: NodeVRAMReportStatus, reason: Reason, words: str
+) -> None:
+    writer = Writer(report)
+    writer.update(pod(gate="True"))
+    writer.clock.now += HOLD_SECONDS
+    found = writer.gate(pod(gate="True"))
+    assert found[:2] == ("True", reason)
+    assert words in found[2]
+    assert writer.gate(pod())[:2] == ("False", reason)
+    assert writer.gate(pod(gate="False", reason=Reason.CPU_OFFLOAD))[:2] == ("False", reason)
+
+
+def test_a_lost_gpu_counts_whether_the_sidecar_is_heard_or_not() -> None:
+    lost = status(healthy=False, reason="GPULost").model_copy(update={"models": [], "heard": []})
+    assert Writer(lost).gate(pod(gate="True"))[:2] == ("False", Reason.GPU_UNHEALTHY)
+
+
 def test_a_server_from_before_the_move_to_gpus_is_held_to_no_report() -> None:
     cpu = replace(pod(), wants_gpus=False)
     assert Writer(status(sizeVram=0)).gate(cpu)[:2] == ("True", Reason.RESIDENT)
@@ -346,6 +391,17 @@ def test_a_report_counts_once_it_has_moved_and_until_it_stops() -> None:
     assert is_fresh(reports)
     clock.now += STALE_SECONDS
     assert not is_fresh(reports)
+
+
+def test_a_pod_that_is_heard_is_news() -> None:
+    _, informer, _, told = followed()
+    put(informer, 1, name="other")
+    put(informer, 2, name="other")
+    told.clear()
+    document = {**status(sequence=3, name="other").to_wire(), "heard": []}
+    metadata = {"name": "n", "uid": "u", "resourceVersion": str(next(_versions))}
+    informer._take("MODIFIED", {"metadata": metadata, "status": document})
+    assert told == ["n"]
 
 
 def test_a_heartbeat_wakes_nobody_but_news_silence_and_the_return_do() -> None:

@@ -11,6 +11,7 @@ from ollama_fleet.store.manifest import LAYER_MODEL, digest_of, parse_manifest, 
 
 DIGEST = "sha256:" + "a" * 64
 BLOB = {"mediaType": LAYER_MODEL, "digest": DIGEST, "size": 1}
+OTHER = {**BLOB, "digest": "sha256:" + "b" * 64}
 GOOD = {"schemaVersion": 2, "config": BLOB, "layers": [BLOB]}
 
 
@@ -29,6 +30,7 @@ GOOD = {"schemaVersion": 2, "config": BLOB, "layers": [BLOB]}
         ({**GOOD, "layers": [{**BLOB, "digest": DIGEST.upper()}]}, "layer 0 has no sha256 digest"),
         ({**GOOD, "layers": [{**BLOB, "size": -1}]}, "layer 0 has no usable size"),
         ({**GOOD, "layers": [{**BLOB, "size": 1 << 60}]}, "layer 0 has no usable size"),
+        ({**GOOD, "layers": [BLOB, {**OTHER, "size": 1 << 45}]}, "all layers have no usable size"),
         ({**GOOD, "layers": [{**BLOB, "size": "1"}]}, "layer 0 has no usable size"),
         ({**GOOD, "layers": [{**BLOB, "mediaType": 1}]}, "layer 0 has no media type"),
     ],

@@ -36,7 +36,8 @@ KUBELET_SECONDS: Final = 15.0
 """Between two questions to the kubelet while no Ollama pod comes, changes or goes."""
 SIDECAR_SECONDS: Final = 2.0
 FIRST_SECONDS: Final = 5.0
-"""How long the first report waits for pods, kubelet and sidecars."""
+"""How long the first report waits for kubelet, sidecars and driver. For the pods of the node it waits until they come:
+what is not known of them would look like models that left memory."""
 _STUCK_SECONDS: Final = 30.0
 _AWAY_SECONDS: Final = 120.0
 _NO_HOST_PID: Final = "the agent runs without hostPID: memory is known per GPU, not per process and pod"
@@ -61,9 +62,11 @@ class Agent:
     # Readers wait for another number than the one they know: a restarted agent must not count the same ones again.
     _sequence: int = field(default_factory=lambda: int(time.time()))
     _conditions: list[Condition] = field(default_factory=list)
-    _given: tuple[PodDevices, ...] = ()
+    _given: tuple[PodDevices, ...] | None = None
+    """None until the kubelet has told."""
     _kubelet_problem: str = ""
     _write: asyncio.Task[None] | None = None
+    _started: float = field(init=False)
     _away_since: float | None = None
     _host: bool = field(init=False)
     """Whether process numbers are those of the node; that and the node's memory never change below an agent."""
@@ -72,8 +75,9 @@ class Agent:
     """Processes on GPUs by number."""
 
     def __post_init__(self) -> None:
-        """The write policy shares the clock."""
+        """What goes by the clock, and what never changes."""
         self._writing = Writing(clock=self.clock)
+        self._started = self.clock()
         self._host = sees_host_processes(proc=self.proc)
         self._memory = system_memory(self.proc / "meminfo").total
 
@@ -87,7 +91,7 @@ class Agent:
             tasks.create_task(self._every(self.interval, self.look))
 
     async def meet(self) -> None:
-        """Ask everybody once. A report without it would say that the models of this node have left memory."""
+        """Ask everybody once, so that the first report is whole."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SECONDS):
                 await asyncio.gather(self.pods.listed.wait(), self.ask_kubelet())
@@ -102,12 +106,17 @@ class Agent:
         report = status(seen, previous=self._conditions, generation=self.store.generation, now=now)
         self._conditions = report.conditions
         why = self._writing.due(report)
-        if why:
+        if why and self._knows_enough(view):
             self._sequence += 1
             report = report.model_copy(update={"sequence": self._sequence})
             self._writing.begin(report)
             self._write = asyncio.create_task(self._store(report, why))
         self.heartbeat.beat()
+
+    def _knows_enough(self, view: GpuView) -> bool:
+        """Whether a report would not mislead. None at all leaves every gate as it is."""
+        awaited = bool(view.problem and not view.devices) and self.clock() - self._started < FIRST_SECONDS
+        return self.pods.listed.is_set() and not awaited
 
     async def _follow_kubelet(self) -> None:
         """Pods that change may have been given devices; those of others are noticed in time."""
@@ -151,17 +160,17 @@ class Agent:
     def _observe(self, view: GpuView) -> Observation:
         pods = self._pods_of({process.pid for state in view.devices for process in state.device.processes})
         blind, message = None, ""
-        if self._kubelet_problem:
-            blind, message = Reason.KUBELET_UNREACHABLE, self._kubelet_problem
+        if self._kubelet_problem or self._given is None:
+            blind, message = Reason.KUBELET_UNREACHABLE, self._kubelet_problem or "the kubelet has not answered yet"
         elif not self._host:
             blind, message = Reason.HOST_PID_OFF, _NO_HOST_PID
         return Observation(
             view=view,
             memory=self._memory,
-            holders=holders(self._given, self.slices.uuids),
+            holders=holders(self._given or (), self.slices.uuids),
             process_pods=pods,
             process_weights={pid: weights for pid in pods if (weights := self._runners[pid].weights)},
-            models=self.sidecars.resident(),
+            models=self.sidecars.models(),
             blind=blind,
             blind_message=message,
         )

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from ollama_fleet import __version__
 from ollama_fleet.agent.gpu import DeviceState, GpuView
 from ollama_fleet.api.common import Condition, ConditionStatus
 from ollama_fleet.api.nodevramreport import GPUProcess, GPUReport, NodeVRAMReportStatus, ReportSummary, ResidentModel
 from ollama_fleet.api.reasons import Reason
+
+T = TypeVar("T")
 
 READY: Final = "Ready"
 ATTRIBUTED: Final = "Attributed"
@@ -18,10 +20,11 @@ MAX_GPUS: Final = 128
 MAX_PODS: Final = 64
 """Per GPU."""
 MAX_PROCESSES: Final = 64
-"""Per GPU, those with the most memory."""
+"""Per GPU, those of each pod with the most memory."""
 MAX_ENTRIES: Final = 1024
 """Pods, and processes, of all GPUs: the API server takes objects of 1.5 MiB."""
 MAX_MODELS: Final = 512
+MAX_MODELS_OF_A_POD: Final = 64
 
 _MIB: Final = 2**20
 _GIB: Final = 2**30
@@ -42,7 +45,8 @@ class Observation:
     """Pods by process number."""
     process_weights: Mapping[int, str] = field(default_factory=dict)
     """Digests of the weights that processes serve, by process number."""
-    models: tuple[ResidentModel, ...] = ()
+    models: Mapping[str, tuple[ResidentModel, ...]] = field(default_factory=dict)
+    """In memory, by pod, of those whose sidecars answered lately."""
     blind: Reason | None = None
     """Why pods are not known: HOST_PID_OFF or KUBELET_UNREACHABLE."""
     blind_message: str = ""
@@ -55,7 +59,8 @@ def status(
     devices = seen.view.devices[:MAX_GPUS]
     entries = MAX_ENTRIES // max(1, len(devices))
     gpus = [_gpu(state, seen, pods=min(MAX_PODS, entries), processes=min(MAX_PROCESSES, entries)) for state in devices]
-    models = sorted(seen.models, key=lambda model: (model.pod, model.name, model.digest))[:MAX_MODELS]
+    told = _shared({pod: mine[:MAX_MODELS_OF_A_POD] for pod, mine in seen.models.items()}, room=MAX_MODELS)
+    models = [model for mine in told.values() for model in mine]
     return NodeVRAMReportStatus(
         observed_generation=generation,
         sequence=sequence,
@@ -64,7 +69,8 @@ def status(
         summary=_summary(gpus, len(models)),
         memory_mebibytes=_mebibytes(seen.memory),
         gpus=gpus,
-        models=models,
+        models=sorted(models, key=lambda model: (model.pod, model.name, model.digest)),
+        heard=sorted(pod for pod, mine in told.items() if len(mine) == len(seen.models[pod])),
         conditions=[
             _condition(kind, verdict, previous=previous, generation=generation, now=now)
             for kind, verdict in ((READY, _ready(seen)), (ATTRIBUTED, _attributed(seen)))
@@ -75,7 +81,10 @@ def status(
 def _gpu(state: DeviceState, seen: Observation, *, pods: int, processes: int) -> GPUReport:
     """With at most so many of each."""
     device, memory = state.device, state.device.memory
-    known = sorted(((one.used, one.pid) for one in device.processes if one.used is not None), reverse=True)
+    known: dict[str, list[tuple[int, int]]] = {}
+    for used, pid in sorted(((one.used, one.pid) for one in device.processes if one.used is not None), reverse=True):
+        known.setdefault(seen.process_pods.get(pid, ""), []).append((used, pid))
+    told = sorted((one for mine in _shared(known, room=processes).values() for one in mine), reverse=True)
     shown = [
         GPUProcess(
             pid=pid,
@@ -83,7 +92,7 @@ def _gpu(state: DeviceState, seen: Observation, *, pods: int, processes: int) ->
             pod=seen.process_pods.get(pid, ""),
             weights=seen.process_weights.get(pid),
         )
-        for used, pid in known[:processes]
+        for used, pid in told
     ]
     return GPUReport(
         uuid=device.uuid,
@@ -99,6 +108,15 @@ def _gpu(state: DeviceState, seen: Observation, *, pods: int, processes: int) ->
         pods=list(seen.holders.get(device.uuid, ()))[:pods],
         processes=shown,
     )
+
+
+def _shared(entries: Mapping[str, Sequence[T]], *, room: int) -> dict[str, Sequence[T]]:
+    """What of each pod has its place: few entries are all told, and no pod takes the place of another's."""
+    found: dict[str, Sequence[T]] = {}
+    for pod in sorted(entries, key=lambda pod: (len(entries[pod]), pod)):
+        found[pod] = entries[pod][: room // (len(entries) - len(found))]
+        room -= len(found[pod])
+    return found
 
 
 def _summary(gpus: Sequence[GPUReport], models: int) -> ReportSummary:

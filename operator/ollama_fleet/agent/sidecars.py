@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ollama_fleet.agent.http import HttpClient, HttpFailed, Origin
 from ollama_fleet.agent.pods import Pod
+from ollama_fleet.agent.report import MAX_MODELS_OF_A_POD
 from ollama_fleet.api import names
 from ollama_fleet.api.nodevramreport import ResidentModel
 from ollama_fleet.api.state import SidecarState
@@ -19,20 +20,22 @@ _TIMEOUT_SECONDS: Final = 2.0
 _LIMIT_BYTES: Final = 256 * 1024
 _AT_ONCE: Final = 16
 _PATIENCE_SECONDS: Final = 8.0
-"""Silence after which a pod's models are no longer told: one lost answer must not take a pod out of service."""
-_MAX_PER_POD: Final = 64
+"""Silence after which nothing is told of a pod's models: one lost answer is no news."""
+_KEPT: Final = MAX_MODELS_OF_A_POD + 1
+"""Of a pod: one more than is told, so that the report knows of those that it leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     at: float
+    pod: str
     body: bytes
     models: tuple[ResidentModel, ...]
 
 
 @dataclass(slots=True)
 class Sidecars:
-    """Asks every pod; ``resident`` is what is known."""
+    """Asks every pod; ``models`` is what is known."""
 
     port: int = names.PORT_ADMIN
     clock: Callable[[], float] = time.monotonic
@@ -51,10 +54,10 @@ class Sidecars:
             del self._answers[uid]
         await asyncio.gather(*(self._ask(pod) for pod in asked))
 
-    def resident(self) -> tuple[ResidentModel, ...]:
-        """Models in memory, of pods that answered lately."""
+    def models(self) -> dict[str, tuple[ResidentModel, ...]]:
+        """Models in memory by pod (``namespace/name``), of pods that answered lately."""
         oldest = self.clock() - _PATIENCE_SECONDS
-        return tuple(model for answer in self._answers.values() if answer.at >= oldest for model in answer.models)
+        return {answer.pod: answer.models for answer in self._answers.values() if answer.at >= oldest}
 
     def close(self) -> None:
         """Close all connections."""
@@ -68,7 +71,7 @@ class Sidecars:
             async with self._turns:
                 answer = await client.request("GET", PATH, headers={}, timeout=_TIMEOUT_SECONDS, limit=_LIMIT_BYTES)
             if answer.status == 200:
-                self._answers[pod.uid] = _Answer(self.clock(), answer.body, self._read(pod, answer.body))
+                self._answers[pod.uid] = _Answer(self.clock(), pod.name, answer.body, self._read(pod, answer.body))
         except (HttpFailed, ValidationError):
             pass  # silence: what it said before counts for a while
 
@@ -94,6 +97,6 @@ def resident(pod: Pod, state: SidecarState) -> tuple[ResidentModel, ...]:
             context_length=model.context_length,
             expires_at=model.expires_at,
         )
-        for model, digest in loaded[:_MAX_PER_POD]
+        for model, digest in loaded[:_KEPT]
         if digest is not None
     )

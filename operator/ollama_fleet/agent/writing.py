@@ -23,7 +23,7 @@ def urgent(written: NodeVRAMReportStatus | None, seen: NodeVRAMReportStatus) -> 
     """What happened since the last report that readers must know at once; empty when nothing did."""
     if written is None:
         return "first"
-    if _models(written) != _models(seen):
+    if written.heard != seen.heard or _models(written) != _models(seen):
         return "models"
     if _health(written) != _health(seen):
         return "health"

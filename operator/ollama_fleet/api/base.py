@@ -46,5 +46,8 @@ Digest = Annotated[
 ]
 """A content digest, ``sha256:`` and 64 hexadecimal digits."""
 
-Bytes = Annotated[int, Field(ge=0)]
-"""A size in bytes."""
+Bytes = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""A size in bytes, as large as every JSON reader can take it."""
+
+Tokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A length of context that a server tells."""

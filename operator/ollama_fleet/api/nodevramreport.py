@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ollama_fleet.api.base import Bytes, Digest, Document, Observed
+from ollama_fleet.api.base import Bytes, Digest, Document, Observed, Tokens
 from ollama_fleet.api.common import Condition, Word
 from ollama_fleet.api.schema import list_atomic, list_map, words
 
@@ -95,7 +95,7 @@ class ResidentModel(Observed):
     """Bytes that Ollama claims."""
     size_vram: Bytes = 0
     """Bytes of them that it claims in GPU memory."""
-    context_length: int = 0
+    context_length: Tokens = 0
     """Tokens of context it was loaded with."""
     expires_at: Word = ""
     """When it leaves memory if nobody asks for it, RFC 3339; empty: it stays."""
@@ -142,7 +142,10 @@ class NodeVRAMReportStatus(Observed):
     """GPUs and MIG instances."""
     models: list[ResidentModel] = Field(default_factory=list, max_length=512, json_schema_extra=list_atomic())
     """Models in the memory of this node's pods."""
+    heard: list[Word] = Field(default_factory=list, max_length=512, json_schema_extra=list_atomic())
+    """``namespace/name`` of the pods whose sidecars answered lately: what `models` lacks of these is not in memory."""
     cache: list[CachedBlob] = Field(default_factory=list, max_length=4096, json_schema_extra=list_atomic())
     """Blobs of the node's cache."""
     conditions: list[Condition] = Field(default_factory=list, max_length=16, json_schema_extra=list_map("type"))
-    """``Ready``: the agent sees the GPUs of its node."""
+    """``Ready``: the agent sees the GPUs of its node, all of them healthy, or that there is none. ``Attributed``: it
+    knows which pods GPUs and their processes belong to. Their times begin anew when the agent is restarted."""

@@ -150,12 +150,12 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "Read the log of the pod's `sidecar` container; the last ready server keeps serving.",
     ),
     Reason.REPORT_STALE: (
-        "The node's agent has not reported yet, or not for 90 seconds: nothing new is believed, nothing is taken down.",
-        "Check the agent's pod on the node, and that the DaemonSet is not kept off it.",
+        "The node's agent does not report, or not what the GPU driver says: nothing new is believed or taken down.",
+        "Check the agent's pod on the node, that the DaemonSet is not kept off it, and the driver.",
     ),
     Reason.SIDECAR_UNREACHABLE: (
-        "The sidecar does not answer the operator.",
-        "Check the pod, and network policies between the operator and the pod's admin port.",
+        "The sidecar does not answer the operator, or the agent of its node; the gate stays as it is.",
+        "Check the pod, and network policies between them and the pod's admin port.",
     ),
     Reason.OBSERVED: ("The agent sees every GPU of its node.", _NOTHING),
     Reason.NO_GPU_FOUND: (
@@ -167,7 +167,7 @@ MEANINGS: Final[dict[Reason, tuple[str, str]]] = {
         "Read the message; reset the GPU or drain the node.",
     ),
     Reason.DRIVER_FAILED: (
-        "The GPU driver was there and does not answer now, or does not fit its library.",
+        "The GPU driver does not answer, or does not fit its library.",
         "Wait if the driver is being upgraded; otherwise look at the node's kernel log.",
     ),
     Reason.PODS_KNOWN: ("GPUs and processes are attributed to pods.", _NOTHING),

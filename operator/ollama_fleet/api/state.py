@@ -5,8 +5,11 @@ snapshot first and then one line per change.
 """
 
 from enum import StrEnum
+from typing import Annotated
 
-from ollama_fleet.api.base import Bytes, Digest, Observed
+from pydantic import Field
+
+from ollama_fleet.api.base import Bytes, Digest, Observed, Tokens
 
 
 class ModelPhase(StrEnum):
@@ -27,7 +30,7 @@ class ModelPhase(StrEnum):
 class ModelState(Observed):
     """One model of a pod as its sidecar sees it."""
 
-    name: str
+    name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.:/-]+$")]
     phase: ModelPhase
     digest: Digest | None = None
     """Digest of the derived manifest: the one that ``/api/ps`` must show."""
@@ -40,8 +43,8 @@ class ModelState(Observed):
     """Bytes that Ollama claims for the loaded model; 0 while not loaded."""
     size_vram: Bytes = 0
     """Bytes of ``size`` that Ollama claims in GPU memory."""
-    context_length: int = 0
-    expires_at: str = ""
+    context_length: Tokens = 0
+    expires_at: Annotated[str, Field(max_length=40, pattern=r"^[0-9TZ:.+-]*$")] = ""
     """When it leaves memory if nobody asks for it, RFC 3339 in UTC; empty: it stays, or is not loaded."""
     load_seconds: float | None = None
     """Seconds from the load request to the first token of the last load."""

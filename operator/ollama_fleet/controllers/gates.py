@@ -59,14 +59,16 @@ def by_sidecar(pod: PodView, *, state: SidecarState | None, config: GroupConfig)
     return Gate("True", Reason.RESIDENT, progress)
 
 
-def without_report(pod: PodView, *, ever: bool) -> Gate:
-    """Policy ``VRAM`` while no report speaks: what was open stays open, what was closed stays closed.
-
-    ``ever``: the node's agent has reported before.
-    """
-    what = "does not report any more" if ever else "has not reported yet"
-    message = f"The agent of {pod.node} {what}: nothing is known of its GPUs"
+def without_report(pod: PodView, why: str) -> Gate:
+    """Policy ``VRAM`` while no report speaks: what was open stays open, what was closed stays closed."""
+    message = f"The agent of {pod.node} {why}: nothing is known of its GPUs"
     return Gate(_as_it_is(pod), Reason.REPORT_STALE, message)
+
+
+def unheard(pod: PodView) -> Gate:
+    """The same while the report speaks of the node's GPUs and not of the pod's models."""
+    message = f"The sidecar does not answer the agent of {pod.node}: nothing is known of what is in GPU memory"
+    return Gate(_as_it_is(pod), Reason.SIDECAR_UNREACHABLE, message)
 
 
 def by_report(proved: Gate, judgment: Judgment, objection: Objection | None) -> Gate | None:

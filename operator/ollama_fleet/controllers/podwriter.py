@@ -76,15 +76,16 @@ class PodWriter:
                 # From before the deployment was moved to GPUs: until those serve, it is what serves.
                 continue
             report = self.reports.of(pod.node)
-            silent = self._silent(pod, report)
+            told = None
+            if report is not None and report.fresh:
+                told = vram.objection(pod, report=report.status, state=observed.state, config=config, expected=expected)
+            silent = None if told else self._silent(pod, report)
             if found[uid].status == "False" or report is None or silent:
                 self.demotions.forget([uid])
                 found[uid] = silent if silent and found[uid].status == "True" else found[uid]
                 continue
-            objections[uid] = vram.objection(
-                pod, report=report.status, state=observed.state, config=config, expected=expected
-            )
-            cases.append(_case(pod, objections[uid]))
+            objections[uid] = told
+            cases.append(_case(pod, told))
         judged = self.demotions.rule(cases, servers=len(pods), serving=group.ready)
         for uid, judgment in judged.items():
             gate = gates.by_report(found.pop(uid), judgment, objections[uid])
@@ -93,10 +94,14 @@ class PodWriter:
         return _Round(found, min((j.again for j in judged.values() if j.again is not None), default=None))
 
     def _silent(self, pod: PodView, report: Report | None) -> Gate | None:
-        """The gate of a pod whose node's agent says nothing; None where its report counts, or none is to be had."""
+        """The gate of a pod of which its node's agent says nothing; None where it does, or none is to be had."""
         if report is None:
-            return gates.without_report(pod, ever=False) if self.agents else None
-        return None if report.fresh else gates.without_report(pod, ever=True)
+            return gates.without_report(pod, "has not reported yet") if self.agents else None
+        if not report.fresh:
+            return gates.without_report(pod, "does not report any more")
+        if vram.driver_failed(report.status):
+            return gates.without_report(pod, "gets no answer from the GPU driver")
+        return None if vram.heard(pod, report.status) else gates.unheard(pod)
 
     async def _pod(self, observed: ObservedPod, config: GroupConfig, gate: Gate | None) -> None:
         try:

@@ -113,4 +113,4 @@ def _content(status: NodeVRAMReportStatus) -> object:
         for gpu in status.gpus
     ]
     models = [(m.pod, m.name, m.digest, m.size, m.size_vram, m.context_length) for m in status.models]
-    return (gpus, models, [(c.type, c.status, c.reason) for c in status.conditions])
+    return (gpus, models, status.heard, [(c.type, c.status, c.reason) for c in status.conditions])

@@ -17,7 +17,7 @@ from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
 from ollama_fleet.controllers.warmth import cold
 from ollama_fleet.planning.plan import Plan
 
-_MEASURED = DEMOTING | {Reason.REPORT_STALE}
+_MEASURED = DEMOTING | {Reason.REPORT_STALE, Reason.SIDECAR_UNREACHABLE}
 """Why policy VRAM keeps a gate closed."""
 _STALLING_PULLS = frozenset({Reason.MODEL_NOT_FOUND, Reason.DIGEST_MISMATCH, Reason.UNAUTHORIZED})
 

@@ -55,11 +55,24 @@ def objection(
 ) -> Objection | None:
     """What in a fresh report speaks most against the pod; None when all is where it should be.
 
-    ``state`` is None while the sidecar does not answer: then only the GPUs themselves are looked at.
+    ``state`` is None while the sidecar does not answer: then only the GPUs themselves are looked at, as for a pod
+    whose sidecar the agent did not hear.
     """
-    found = [*_of_gpus(pod, report), *(() if state is None else _of_models(pod, report, state, config, expected))]
+    found = list(_of_gpus(pod, report))
+    if state is not None and heard(pod, report):
+        found += _of_models(pod, report, state, config, expected)
     order = list(Severity)
     return min(found, key=lambda one: order.index(one.severity), default=None)
+
+
+def heard(pod: PodView, report: NodeVRAMReportStatus) -> bool:
+    """Whether the report tells all models in the memory of the pod, so that one that it lacks is not there."""
+    return pod.reference in report.heard
+
+
+def driver_failed(report: NodeVRAMReportStatus) -> bool:
+    """Whether the driver failed before it showed the agent a GPU: that the report has none says nothing then."""
+    return not report.gpus and any(one.reason == Reason.DRIVER_FAILED for one in report.conditions)
 
 
 def gpus_of(pod: PodView, report: NodeVRAMReportStatus) -> list[GPUReport]:
@@ -87,7 +100,7 @@ def _of_gpus(pod: PodView, report: NodeVRAMReportStatus) -> Iterator[Objection]:
     for gpu in mine:
         if not gpu.healthy:
             yield Objection(Reason.GPU_UNHEALTHY, f"GPU {gpu.uuid}: {gpu.reason}", Severity.AT_ONCE)
-    if not report.gpus:
+    if not report.gpus and not driver_failed(report):
         message = f"the agent of {pod.node} finds no GPU there: check the driver, and that the agent may use it"
         yield Objection(Reason.NO_GPU_FOUND, message, Severity.AT_ONCE)
 

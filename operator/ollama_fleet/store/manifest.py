@@ -12,8 +12,8 @@ from ollama_fleet.store.errors import InvalidManifest
 MANIFEST_LIMIT: Final = 4 * 1024 * 1024
 """Bytes; the limit that registries themselves keep."""
 LAYER_LIMIT: Final = 4096
-SIZE_LIMIT: Final = 1 << 50
-"""Bytes of one blob; a larger figure is nonsense and would break the arithmetic of free space."""
+SIZE_LIMIT: Final = 1 << 45
+"""Bytes of all blobs; a larger figure is nonsense and would break sums: of free space, and of a ModelSet's status."""
 
 MEDIA_TYPE_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 ACCEPT: Final = f"{MEDIA_TYPE_MANIFEST}, application/vnd.oci.image.manifest.v1+json"
@@ -116,10 +116,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     layers = wire.get("layers")
     if wire.get("schemaVersion") != 2 or not isinstance(layers, list) or len(layers) > LAYER_LIMIT:
         raise InvalidManifest(f"manifest is not of schema 2 with at most {LAYER_LIMIT} layers")
-    return Manifest(
+    manifest = Manifest(
         config=_descriptor(wire.get("config"), "config"),
         layers=tuple(_descriptor(layer, f"layer {number}") for number, layer in enumerate(layers)),
     )
+    if manifest.size > SIZE_LIMIT:
+        raise InvalidManifest("manifest: all layers have no usable size together")
+    return manifest
 
 
 def require_model(manifest: Manifest, name: str) -> None:

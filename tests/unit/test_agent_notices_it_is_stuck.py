@@ -27,15 +27,18 @@ class Clock:
 
 
 class Library:
-    """One GPU; starting waits for ``answers``, and fails when ``refused``."""
+    """One GPU; starting waits for ``answers``, and fails when ``refused`` or ``missing``."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
         self.answers.set()
         self.refused = False
+        self.missing = False
 
     def start(self) -> tuple[str, int]:
         self.answers.wait()
+        if self.missing:
+            raise NvmlFailed(12, "NVML Shared Library Not Found")
         if self.refused:
             raise NvmlFailed(18, "mismatch")
         return "580", 1
@@ -70,8 +73,17 @@ def test_a_driver_that_does_not_answer_at_the_start_is_told_and_waited_for(libra
     assert (view.driver, view.problem, len(view.devices)) == ("580", "", 1)
 
 
+def load_driver(proc: Path) -> None:
+    (proc / "driver" / "nvidia").mkdir(parents=True)
+    (proc / "driver" / "nvidia" / "version").write_text("NVRM version: 580\n")
+
+
 @pytest.fixture
 def agent(library: Library, clock: Clock, tmp_path: Path) -> Agent:
+    return start(library, clock, tmp_path)
+
+
+def start(library: Library, clock: Clock, tmp_path: Path) -> Agent:
     (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 4 kB\n")
     api = ApiServer.at("http://127.0.0.1:9", account=Account(tmp_path / "token"), ca_file=tmp_path)
     return Agent(
@@ -105,7 +117,7 @@ async def test_a_driver_that_was_exchanged_needs_a_new_container(agent: Agent, l
     await agent.look()
     assert agent.driver_check() is None
     clock.now += 2
-    assert agent.driver_check() == "the GPU driver has been away for 121 s"
+    assert agent.driver_check() == "the GPU driver has been out of reach for 121 s"
     library.refused = False
     clock.now += 10
     await agent.look()
@@ -120,3 +132,37 @@ async def test_a_driver_that_never_worked_is_no_reason_to_restart(agent: Agent, 
     await agent.look()
     assert agent.driver_check() is None
     await agent.settle()
+
+
+async def test_a_driver_that_came_after_the_agent_needs_a_new_container_once(
+    agent: Agent, library: Library, clock: Clock, tmp_path: Path
+) -> None:
+    library.missing = True
+    for _ in range(3):
+        await agent.look()
+        clock.now += 3600
+    assert agent.driver_check() is None, "a node without GPUs"
+    load_driver(tmp_path)
+    await agent.look()
+    clock.now += 121
+    await agent.look()
+    assert agent.driver_check() == "the GPU driver has been out of reach for 121 s"
+    again = start(library, clock, tmp_path)
+    for _ in range(3):
+        await again.look()
+        clock.now += 3600
+    assert again.driver_check() is None, "a container runtime that gives no library will not give one now"
+
+
+async def test_a_driver_that_came_after_the_agent_and_answers_is_used(
+    agent: Agent, library: Library, clock: Clock, tmp_path: Path
+) -> None:
+    library.missing = True
+    await agent.look()
+    load_driver(tmp_path)
+    library.missing = False
+    clock.now += 20
+    await agent.look()
+    clock.now += 3600
+    await agent.look()
+    assert agent.driver_check() is None

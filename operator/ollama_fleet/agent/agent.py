@@ -68,6 +68,8 @@ class Agent:
     _write: asyncio.Task[None] | None = None
     _started: float = field(init=False)
     _away_since: float | None = None
+    _bare: bool = field(init=False)
+    """Whether the node had no driver when the agent started."""
     _host: bool = field(init=False)
     """Whether process numbers are those of the node; that and the node's memory never change below an agent."""
     _memory: int = field(init=False)
@@ -80,6 +82,7 @@ class Agent:
         self._started = self.clock()
         self._host = sees_host_processes(proc=self.proc)
         self._memory = system_memory(self.proc / "meminfo").total
+        self._bare = not self._driver_loaded()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -152,10 +155,10 @@ class Agent:
         await self.sidecars.ask(list(self.pods.by_uid.values()))
 
     def driver_check(self) -> str | None:
-        """For ``/livez``: the driver was exchanged, and only a new container gets its library."""
+        """For ``/livez``: the driver was exchanged or came late, and only a new container gets its library."""
         if self._away_since is None or self.clock() - self._away_since < _AWAY_SECONDS:
             return None
-        return f"the GPU driver has been away for {self.clock() - self._away_since:.0f} s"
+        return f"the GPU driver has been out of reach for {self.clock() - self._away_since:.0f} s"
 
     def _observe(self, view: GpuView) -> Observation:
         pods = self._pods_of({process.pid for state in view.devices for process in state.device.processes})
@@ -184,13 +187,21 @@ class Agent:
         return {pid: pod.name for pid, pod in pods if pod is not None}
 
     def _watch_driver(self, view: GpuView) -> None:
-        """A driver that never worked here is no reason to restart: that would go on for ever."""
-        gone = bool(view.problem and view.devices)
+        """A driver that was there when the agent started and never worked is no reason to restart, and one that came
+        later only once: else that would go on for ever.
+        """
+        late = self._bare and not view.driver and self._driver_loaded()
+        gone = bool(view.problem and view.devices) or late
         if not gone:
             self._away_since = None
         elif self._away_since is None:
             self._away_since = self.clock()
-            logger.warning("the GPU driver is away", extra={"reason": view.problem})
+            reason = view.problem or "it came after the agent's container, which lacks its library"
+            logger.warning("the GPU driver is out of reach", extra={"reason": reason})
+
+    def _driver_loaded(self) -> bool:
+        """By the kernel's word, which needs no library."""
+        return (self.proc / "driver" / "nvidia" / "version").exists()
 
     async def _store(self, report: NodeVRAMReportStatus, why: str) -> None:
         try:

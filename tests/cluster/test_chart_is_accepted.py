@@ -173,6 +173,34 @@ def test_secrets_are_read_everywhere_only_if_asked_for(helm: str) -> None:
     assert bindings["defaults"] == {"fleet-ollama-fleet", "fleet-ollama-fleet-agent"}
 
 
+def test_people_may_scale_and_whoever_sees_the_cluster_sees_reports(helm: str) -> None:
+    """``kubectl scale`` reads the subresource before it writes it."""
+    roles = [one for one in yaml.safe_load_all(rendered(helm, {})) if one and one["kind"] == "ClusterRole"]
+    given = {
+        (label.rpartition("-")[2], resource, verb)
+        for role in roles
+        for label in role["metadata"]["labels"]
+        if label.startswith("rbac.authorization.k8s.io/aggregate-to-")
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    for role in ("edit", "admin"):
+        assert {(role, "ollamadeployments/scale", verb) for verb in ("get", "update", "patch")} <= given
+    assert {("view", "nodevramreports", verb) for verb in ("get", "list", "watch")} <= given
+
+
+def test_an_operator_without_agents_lets_no_other_namespace_in(helm: str) -> None:
+    def arguments(*, enabled: bool) -> list[str]:
+        found = yaml.safe_load_all(rendered(helm, {"agent": {"enabled": enabled}}))
+        (operator,) = (one for one in found if one and one["kind"] == "Deployment")
+        (container,) = operator["spec"]["template"]["spec"]["containers"]
+        return [argument for argument in container["args"] if argument.startswith(("--fleet-namespaces", "--agents"))]
+
+    assert arguments(enabled=True) == ["--fleet-namespaces=fleet-ollama-fleet-agent", "--agents"]
+    assert arguments(enabled=False) == []
+
+
 def test_names_of_two_releases_do_not_meet_and_stay_short(helm: str) -> None:
     one, other, longest = (
         set(objects(rendered(helm, {"crds": {"enabled": False}}, release=release)))

@@ -13,9 +13,11 @@ RUN /opt/ollama-fleet/bin/pip install --require-hashes --requirement /tmp/requir
 FROM dependencies AS wheel
 ARG PIP_FIND_LINKS
 ARG PIP_NO_INDEX
+COPY requirements/build.txt /tmp/build.txt
+RUN /opt/ollama-fleet/bin/pip install --require-hashes --requirement /tmp/build.txt
 COPY pyproject.toml README.md LICENSE /src/
 COPY operator /src/operator
-RUN /opt/ollama-fleet/bin/pip wheel --no-deps --wheel-dir /dist /src
+RUN /opt/ollama-fleet/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src
 
 FROM ${BASE}
 COPY --from=dependencies /opt/ollama-fleet /opt/ollama-fleet

@@ -55,6 +55,8 @@ lock: .venv/.installed ## Resolve the dependencies anew
 	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
 		--extra operator --extra sidecar --extra puller --extra agent pyproject.toml -o requirements/image.txt
 	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
+		--group build -o requirements/build.txt
+	@$(PY) -m uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 \
 		--extra operator --extra sidecar --extra puller --extra agent --group dev pyproject.toml -o requirements/dev.txt
 
 clean-steps:

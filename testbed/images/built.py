@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,8 +23,8 @@ _HERE: Final = Path(__file__).parent
 _STORE: Final = CACHE / "buildah"
 _WHEELS: Final = CACHE / "wheels"
 _KEPT: Final = 3
-_BACKEND: Final = "hatchling>=1.27"
-_PRODUCT: Final = ("Dockerfile", "pyproject.toml", "README.md", "LICENSE", "requirements/image.txt", "operator")
+_LOCKS: Final = ("requirements/image.txt", "requirements/build.txt")
+_PRODUCT: Final = ("Dockerfile", "pyproject.toml", "README.md", "LICENSE", *_LOCKS, "operator")
 
 
 def ensure_product() -> Image:
@@ -99,17 +99,16 @@ def _disguise_engine(engine: Path, target: Path) -> None:
 
 
 def _wheels() -> Path:
-    """The locked wheels and the build backend, fetched by this machine's pip with whatever index it uses."""
-    lock = ROOT / "requirements" / "image.txt"
-    directory = _WHEELS / key([lock], salt=_BACKEND)
-    return cached(directory, "wheels of the product", partial(_fetch_wheels, lock))
+    """The locked wheels, fetched by this machine's pip with whatever index it uses."""
+    locks = [ROOT / name for name in _LOCKS]
+    return cached(_WHEELS / key(locks), "wheels of the product", partial(_fetch_wheels, locks))
 
 
-def _fetch_wheels(lock: Path, directory: Path) -> None:
+def _fetch_wheels(locks: Iterable[Path], directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(directory)]
-    subprocess.run([*pip, "--require-hashes", "--requirement", str(lock)], check=True)
-    subprocess.run([*pip, _BACKEND], check=True)
+    for lock in locks:
+        subprocess.run([*pip, "--require-hashes", "--requirement", str(lock)], check=True)
 
 
 def _loaded(base: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ollama_fleet.api import names
+from ollama_fleet.controllers.pods import ended
 from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.informer import Handler, Informer, Project, without_managed_fields
@@ -15,7 +16,7 @@ Json = dict[str, Any]
 Enqueue = Callable[[Key], None]
 
 BY_DEPLOYMENT = "deployment"
-"""Index of children and pods by ``namespace/name`` of their OllamaDeployment."""
+"""Index of children, and of pods that have not ended, by ``namespace/name`` of their OllamaDeployment."""
 BY_NODE = "node"
 """Index of pods by the node that they run on."""
 BY_MODEL_SET = "model-set"
@@ -82,7 +83,7 @@ def build(client: KubeClient) -> Caches:
             client,
             kinds.POD,
             label_selector=_MANAGED,
-            indices={BY_DEPLOYMENT: _deployment_of, BY_NODE: _node_of},
+            indices={BY_DEPLOYMENT: _deployment_of_pod, BY_NODE: _node_of},
             project=_pod,
         ),
         nodes=Informer(client, kinds.NODE, project=_node),
@@ -133,6 +134,11 @@ def _deployment_of(obj: Json) -> Iterator[str]:
     name = metadata.get("labels", {}).get(names.LABEL_DEPLOYMENT)
     if name:
         yield f"{metadata['namespace']}/{name}"
+
+
+def _deployment_of_pod(pod: Json) -> Iterator[str]:
+    if not ended(pod):
+        yield from _deployment_of(pod)
 
 
 def _node_of(pod: Json) -> Iterator[str]:

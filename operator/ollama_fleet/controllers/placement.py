@@ -17,6 +17,7 @@ from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.jobs import JobView
 from ollama_fleet.controllers.observation import ObservedGroup
+from ollama_fleet.controllers.pods import ended
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.manifests.names import Owner
@@ -121,7 +122,7 @@ class Placer:
         mine = {observed.pod.uid for observed in seen.pods if observed.pod.group == group.name}
         for pod in self.caches.pods.list():
             node = pod["spec"].get("nodeName")
-            if not node or pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+            if not node or ended(pod):
                 continue
             before = loads.get(node, Load())
             total = _sum(before.requests, room.requests(pod))

@@ -97,6 +97,11 @@ def view(pod: Mapping[str, Any]) -> PodView:
     )
 
 
+def ended(pod: Mapping[str, Any]) -> bool:
+    """Whether it runs nothing and never will: it is done, or was evicted or refused by its node."""
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
 def trouble(pod: Mapping[str, Any]) -> Trouble | None:
     """What keeps a pod from running, or None when it only needs time."""
     status = pod.get("status", {})

@@ -153,7 +153,7 @@ def _model_sets_of(obj: Json) -> Iterator[str]:
 
 
 def _pod(pod: Json) -> Json:
-    """Pods are the most numerous objects; volumes, environment and the like are never looked at again."""
+    """Pods are the most numerous objects; volumes, probes and the like are never looked at again."""
     metadata, spec = pod["metadata"], pod.get("spec", {})
     # Only a pod without a node can still be placed.
     placing = () if spec.get("nodeName") else ("affinity",)
@@ -171,7 +171,9 @@ def _pod(pod: Json) -> Json:
 
 
 def _needs(container: Json) -> Json:
-    return {key: container[key] for key in ("name", "restartPolicy", "resources") if key in container}
+    # The environment of Ollama says by which plan a server was started.
+    started = ("env",) if container["name"] == names.CONTAINER_OLLAMA else ()
+    return {key: container[key] for key in ("name", "restartPolicy", "resources", *started) if key in container}
 
 
 def _node(node: Json) -> Json:

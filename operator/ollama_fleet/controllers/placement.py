@@ -121,8 +121,8 @@ class Placer:
         loads: dict[str, Load] = {node: Load(cached=job.done) for node, job in current.items() if node}
         mine = {observed.pod.uid for observed in seen.pods if observed.pod.group == group.name}
         for pod in self.caches.pods.list():
-            node = pod["spec"].get("nodeName")
-            if not node or ended(pod):
+            node = _destination(pod)
+            if node is None or ended(pod):
                 continue
             before = loads.get(node, Load())
             total = _sum(before.requests, room.requests(pod))
@@ -162,6 +162,14 @@ def _required(pod: Object) -> Mapping[str, Any]:
     affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
     found: Mapping[str, Any] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
     return found
+
+
+def _destination(pod: Object) -> str | None:
+    """The node that a pod is on, or the only one that it may go to: the scheduler takes a while to say so."""
+    fields = (field for term in _required(pod).get("nodeSelectorTerms", ()) for field in term.get("matchFields", ()))
+    pinned = (field["values"][0] for field in fields if field["operator"] == "In")
+    node: str | None = pod["spec"].get("nodeName") or next(pinned, None)
+    return node
 
 
 def node_view(node: Object) -> NodeView:

@@ -1,0 +1,55 @@
+"""Servers with a cache of type Node: which node each is given, and when another one."""
+
+from typing import Any
+
+from tests.support.plans import GPU
+from tests.support.reconciled import Document, Reconciled
+
+NODE = {"cache": {"type": "Node"}}
+
+
+class Placing(Reconciled):
+    """Nodes with one GPU each, and servers that wait for theirs."""
+
+    async def wait(self, *pods: str, nodes: tuple[str, ...] = ("n1", "n2"), **spec: Any) -> None:
+        for node in nodes:
+            self.node(node)
+        self.model_set({"name": "chat"})
+        self.deploy(**{"hardware": GPU, "storage": NODE, "replicas": len(pods), **spec})
+        await self.look()
+        self.roll_out(len(pods), updated=len(pods))
+        for pod in pods:
+            self.pod(pod, node="", gate="", phase="Pending", podIP="", conditions=[], initContainerStatuses=[])
+        await self.look()
+
+    @property
+    def jobs(self) -> dict[str, Document]:
+        """By node."""
+        return {job["metadata"]["annotations"]["ollamafleet.io/node"]: job for job in self.server.of_kind("Job")}
+
+    def finish(self, job: Document, *, failed: str = "") -> None:
+        kind, at = "Failed" if failed else "Complete", self.now().isoformat()
+        condition = {"type": kind, "status": "True", "message": failed, "lastTransitionTime": at}
+        self.server.put({**job, "status": {"conditions": [condition]}})
+
+    def placed(self) -> dict[str, str]:
+        """The node of each pod that is free to go there."""
+        found = {}
+        for pod in self.server.of_kind("Pod"):
+            if "schedulingGates" not in pod["spec"]:
+                affinity = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+                (term,) = affinity["nodeSelectorTerms"]
+                found[pod["metadata"]["name"]] = term["matchFields"][0]["values"][0]
+        return found
+
+
+async def test_a_node_is_taken_from_the_moment_that_a_server_may_go_nowhere_else() -> None:
+    bench = Placing()
+    await bench.wait("p1", "p2")
+    assert set(bench.jobs) == {"n1", "n2"}
+    bench.finish(bench.jobs["n1"])
+    await bench.look()
+    assert bench.placed() == {"p1": "n1"}, "p2 waits for n2's cache although the scheduler has not bound p1 yet"
+    bench.finish(bench.jobs["n2"])
+    await bench.look()
+    assert bench.placed() == {"p1": "n1", "p2": "n2"}

@@ -53,3 +53,32 @@ async def test_a_node_is_taken_from_the_moment_that_a_server_may_go_nowhere_else
     bench.finish(bench.jobs["n2"])
     await bench.look()
     assert bench.placed() == {"p1": "n1", "p2": "n2"}
+
+
+async def test_a_node_whose_cache_cannot_be_filled_is_left_for_another() -> None:
+    bench = Placing()
+    await bench.wait("p1")
+    assert set(bench.jobs) == {"n1"}
+    bench.finish(bench.jobs["n1"], failed="Job has reached the specified backoff limit")
+    await bench.look()
+    assert set(bench.jobs) == {"n1", "n2"}
+    bench.time += 100
+    await bench.look()
+    assert bench.condition("Ready")[1] == "Placing", "the failure of n1 is in nobody's way"
+    bench.finish(bench.jobs["n2"], failed="Job has reached the specified backoff limit")
+    await bench.look()
+    assert set(bench.jobs) == {"n1", "n2"}
+    assert "status" not in bench.jobs["n1"], "both failed, n1 is tried again"
+    assert bench.jobs["n2"]["status"]
+
+
+async def test_what_fails_on_every_node_is_said_and_tried_on_the_same_again() -> None:
+    bench = Placing()
+    await bench.wait("p1")
+    bench.finish(bench.jobs["n1"], failed="Container puller for pod ns/x failed with exit code 10 matching FailJob")
+    await bench.look()
+    assert bench.condition("Stalled")[:2] == ("True", "ModelNotFound")
+    bench.time += 60
+    await bench.look()
+    assert set(bench.jobs) == {"n1"}
+    assert "status" not in bench.jobs["n1"]

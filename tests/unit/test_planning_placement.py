@@ -29,6 +29,13 @@ def test_a_filled_cache_comes_first_then_few_servers_then_the_name() -> None:
     assert choose(demand(), nodes, {"c": used(0, servers=2, cached=True)}) == "c"
 
 
+def test_nodes_that_could_not_take_the_models_come_last_the_latest_at_the_end() -> None:
+    nodes = [node("a"), node("b"), node("c")]
+    loads = {"a": Load(failed=2.0), "b": Load(failed=1.0), "c": used(0, servers=9)}
+    assert choose(demand(), nodes, loads) == "c"
+    assert choose(demand(), nodes[:2], loads) == "b"
+
+
 def test_what_is_taken_counts() -> None:
     assert choose(demand(2), [node("a"), node("b")], {"a": used(3)}) == "b"
     assert choose(demand(2), [node("a")], {"a": used(3)}) is None

@@ -17,7 +17,7 @@ from ollama_fleet.api.group import GroupConfig, GroupRecord
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.controllers import claims, placement, refusals, status, verdicts
+from ollama_fleet.controllers import claims, refusals, status, verdicts
 from ollama_fleet.controllers.caches import Caches
 from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.conditions import Stuck, Verdict
@@ -223,13 +223,13 @@ class OllamaDeploymentController:
     async def _place(self, live: Object, plan: Plan, groups: Sequence[ObservedGroup]) -> Stuck | None:
         """Bring gated pods to nodes with filled caches; a cache that cannot be filled is a verdict."""
         seen = {group.name: group for group in groups}
+        failed = []
         try:
             for group in plan.groups:
                 if group.name in seen:
-                    await self.placer.place(live, group, seen[group.name])
+                    failed += await self.placer.place(live, group, seen[group.name])
         except refusals.REFUSALS as refused:
             return refusals.verdict(refused, kind="Job")
-        failed = placement.failures(self.caches, live, plan.groups)
         if failed:
             cache = f"cache of node {failed[0].node}" if failed[0].node else "claim of the cache"
             return Stuck(failed[0].reason, f"The {cache} cannot be filled: {failed[0].message}")

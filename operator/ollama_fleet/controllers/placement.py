@@ -4,14 +4,15 @@ No pod holds a GPU while gigabytes are pulled: until then it carries a schedulin
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from ollama_fleet.api import names
 from ollama_fleet.api.ollamadeployment import EPHEMERAL
+from ollama_fleet.api.reasons import Reason
 from ollama_fleet.controllers import jobs, room
 from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.children import Children
@@ -34,6 +35,19 @@ _TRY_AGAIN_SECONDS: Final = 60.0
 """After which a failed Job makes way for a new one: the registry may have what it lacked."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one pass over one group goes by."""
+
+    live: Object
+    group: Group
+    current: Mapping[str | None, JobView]
+    """The Job that fills what the group uses now, by node; None for the claim."""
+    loads: dict[str, Load]
+    failed: list[JobView] = field(default_factory=list)
+    """Of those that are needed."""
+
+
 @dataclass(slots=True)
 class Placer:
     """Fills the caches of groups, and places the gated pods of those with a ``Node`` cache."""
@@ -43,48 +57,58 @@ class Placer:
     children: Children
     now: Callable[[], datetime]
 
-    async def place(self, live: Object, group: Group, seen: ObservedGroup) -> None:
-        """One pass over one group: Jobs where they are missing, gates off where a cache is filled."""
+    async def place(self, live: Object, group: Group, seen: ObservedGroup) -> list[JobView]:
+        """One pass over one group: Jobs where they are missing, gates off where a cache is filled.
+
+        Returns the Jobs that failed where the group needs them.
+        """
         cache = (group.storage.cache or EPHEMERAL).type
         if cache == "Ephemeral":
-            return
+            return []
         known = self._jobs(live, group)
         await self._clear(live, known, wanted=group.config.content())
         current = {job.node: job for job in known if job.content == group.config.content()}
+        at = _Pass(live, group, current, self._loads(group, seen, current))
         if cache == "Claim":
             if group.replicas:
-                await self._fill(live, group, None, current)
-            return
+                await self._fill(at, None)
+            return at.failed
         for node in sorted({o.pod.node for o in seen.pods if o.pod.node and not o.pod.deleting}):
-            await self._fill(live, group, node, current)
-        loads = self._loads(group, seen, current)
+            await self._fill(at, node)
         for observed in seen.pods:
             if observed.pod.scheduling_gated and not observed.pod.deleting:
-                await self._place_one(live, group, observed.pod.name, current, loads)
+                await self._place_one(at, observed.pod.name)
+        return at.failed
 
-    async def _place_one(
-        self, live: Object, group: Group, pod: str, current: Mapping[str | None, JobView], loads: dict[str, Load]
-    ) -> None:
-        raw = self.caches.pods.get(live["metadata"]["namespace"], pod)
+    async def _place_one(self, at: _Pass, pod: str) -> None:
+        raw = self.caches.pods.get(at.live["metadata"]["namespace"], pod)
         if raw is None:
             return
-        demand = _demand(raw, group)
-        node = choose(demand, map(node_view, self.caches.nodes.list()), loads)
+        demand = _demand(raw, at.group)
+        node = choose(demand, map(node_view, self.caches.nodes.list()), at.loads)
         if node is None:
             # Node autoscalers act on pods that the scheduler could not place: a gated one is none.
             await self._release(raw, node=None)
             return
-        before = loads.get(node, Load())
-        loads[node] = Load(_sum(before.requests, demand.requests), before.servers + 1, before.cached)
-        job = current.get(node)
+        before = at.loads.get(node, Load())
+        total = _sum(before.requests, demand.requests)
+        at.loads[node] = replace(before, requests=total, servers=before.servers + 1)
+        job = at.current.get(node)
         if job is not None and job.done:
             await self._release(raw, node=node)
         else:
-            await self._fill(live, group, node, current)
+            await self._fill(at, node)
 
-    async def _fill(self, live: Object, group: Group, node: str | None, current: Mapping[str | None, JobView]) -> None:
-        if node not in current:
-            await self.children.apply(prepull_job(group, owner=Owner.of(live), node=node), live=None, owner=live)
+    async def _fill(self, at: _Pass, node: str | None) -> None:
+        """Make the Job where there is none. One that failed makes way for a new one after a while."""
+        job = at.current.get(node)
+        if job is None:
+            wish = prepull_job(at.group, owner=Owner.of(at.live), node=node)
+            await self.children.apply(wish, live=None, owner=at.live)
+        elif job.failed_at is not None and job not in at.failed:
+            at.failed.append(job)
+            if (self.now() - job.failed_at).total_seconds() >= _TRY_AGAIN_SECONDS:
+                await self._delete(at.live, job)
 
     async def _release(self, pod: Object, *, node: str | None) -> None:
         """Take the gate off; with a node, the pod may go nowhere else. One patch: no moment in between."""
@@ -101,11 +125,13 @@ class Placer:
         logger.info("pod placed", extra={"pod": f"{metadata['namespace']}/{metadata['name']}", "node": node or "any"})
 
     async def _clear(self, live: Object, known: Iterable[JobView], *, wanted: str) -> None:
-        """Delete Jobs for content that is no longer wanted, and failed ones after a while."""
+        """Delete Jobs for content that is no longer wanted."""
         for job in known:
-            waited = (self.now() - job.failed_at).total_seconds() if job.failed_at else 0.0
-            if job.content != wanted or waited >= _TRY_AGAIN_SECONDS:
-                await self.client.delete(kinds.JOB, live["metadata"]["namespace"], job.name, uid=job.uid)
+            if job.content != wanted:
+                await self._delete(live, job)
+
+    async def _delete(self, live: Object, job: JobView) -> None:
+        await self.client.delete(kinds.JOB, live["metadata"]["namespace"], job.name, uid=job.uid)
 
     def _jobs(self, live: Object, group: Group) -> list[JobView]:
         key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
@@ -118,7 +144,7 @@ class Placer:
 
     def _loads(self, group: Group, seen: ObservedGroup, current: Mapping[str | None, JobView]) -> dict[str, Load]:
         """What the whole fleet has on each node, as far as this operator knows."""
-        loads: dict[str, Load] = {node: Load(cached=job.done) for node, job in current.items() if node}
+        loads = {node: Load(cached=job.done, failed=_failed(job)) for node, job in current.items() if node}
         mine = {observed.pod.uid for observed in seen.pods if observed.pod.group == group.name}
         for pod in self.caches.pods.list():
             node = _destination(pod)
@@ -126,7 +152,7 @@ class Placer:
                 continue
             before = loads.get(node, Load())
             total = _sum(before.requests, room.requests(pod))
-            loads[node] = Load(total, before.servers + (pod["metadata"]["uid"] in mine), before.cached)
+            loads[node] = replace(before, requests=total, servers=before.servers + (pod["metadata"]["uid"] in mine))
         return loads
 
 
@@ -134,12 +160,10 @@ def _sum(one: Amounts, other: Amounts) -> dict[str, Decimal]:
     return {key: one.get(key, Decimal(0)) + other.get(key, Decimal(0)) for key in {*one, *other}}
 
 
-def failures(caches: Caches, live: Object, groups: Sequence[Group]) -> list[JobView]:
-    """Jobs for wanted content that failed for good."""
-    wanted = {(group.name, group.config.content()) for group in groups}
-    key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
-    found = (jobs.view(job) for job in caches.jobs.by_index(BY_DEPLOYMENT, key))
-    return [job for job in found if job.failed_at is not None and (job.group, job.content) in wanted]
+def _failed(job: JobView) -> float:
+    """Since when the node is to blame for the failure of its Job; 0.0: it is not."""
+    # What the puller itself gives up on fails on every node.
+    return job.failed_at.timestamp() if job.failed_at and job.reason is Reason.CONTAINER_CRASHING else 0.0
 
 
 def _demand(pod: Object, group: Group) -> Demand:

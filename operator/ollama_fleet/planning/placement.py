@@ -65,13 +65,22 @@ class Load:
     """Servers of the same group."""
     cached: bool = False
     """The models are on its disk."""
+    failed: float = 0.0
+    """When it could not take the models, in seconds; 0.0: nothing says that it cannot."""
 
 
 def choose(demand: Demand, nodes: Iterable[NodeView], loads: Mapping[str, Load]) -> str | None:
-    """The best node: filled caches first, then few servers of the group, then by name. None when none fits."""
+    """The best node: filled caches first, then few servers of the group, then by name. None when none fits.
+
+    Nodes that could not take the models come last, the latest at the very end.
+    """
     fitting = [node.name for node in nodes if _fits(demand, node, loads.get(node.name, Load()))]
-    known = {name: loads.get(name, Load()) for name in fitting}
-    return min(fitting, key=lambda name: (not known[name].cached, known[name].servers, name), default=None)
+
+    def rank(name: str) -> tuple[bool, float, int, str]:
+        load = loads.get(name, Load())
+        return not load.cached, load.failed, load.servers, name
+
+    return min(fitting, key=rank, default=None)
 
 
 def admits(demand: Demand, node: NodeView) -> bool:

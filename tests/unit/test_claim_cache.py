@@ -10,7 +10,7 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.manifests.names import Owner
 from ollama_fleet.manifests.prepull import prepull_job
 from ollama_fleet.manifests.render import render
-from ollama_fleet.planning.plan import Plan
+from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ClaimView
 from tests.support.plans import GPU, request, view
@@ -84,10 +84,20 @@ def test_the_job_writes_it_without_privilege_where_servers_may_go() -> None:
     assert spec["affinity"].get("nodeAffinity") == servers.get("nodeAffinity")
 
 
-def test_the_job_of_a_claim_is_told_from_those_of_nodes_and_named_by_its_content() -> None:
+def test_a_job_is_named_by_its_content_and_the_place_that_it_fills() -> None:
     (group,) = plan("ReadWriteMany").groups
     (other,) = plan("ReadWriteMany", models=({"name": "a"}, {"name": "b"})).groups
-    name = prepull_job(group, owner=OWNER, node=None)["metadata"]["name"]
-    assert name == prepull_job(group, owner=OWNER, node=None)["metadata"]["name"]
-    assert name != prepull_job(group, owner=OWNER, node="n")["metadata"]["name"]
-    assert name != prepull_job(other, owner=OWNER, node=None)["metadata"]["name"]
+
+    def name(group: Group, claim: str) -> str:
+        found: str = prepull_job(group, owner=OWNER, node=None, claim=claim)["metadata"]["name"]
+        return found
+
+    assert name(group, "1") == name(group, "1")
+    assert len({name(group, "1"), name(group, "2"), name(other, "1")}) == 3
+    on_nodes = (
+        plan_deployment(request(view({"name": "a"}), storage={"cache": {"type": "Node", **path}}))
+        for path in ({}, {"path": "/mnt"})
+    )
+    (default,), (elsewhere,) = (made.groups for made in on_nodes)
+    jobs = [prepull_job(found, owner=OWNER, node=node) for found in (default, elsewhere) for node in ("n", "m")]
+    assert len({job["metadata"]["name"] for job in jobs}) == 4

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from ollama_fleet.kube import kinds
 from tests.support.plans import GPU
 from tests.support.reconciled import Document, Reconciled
 
@@ -82,3 +85,51 @@ async def test_what_fails_on_every_node_is_said_and_tried_on_the_same_again() ->
     await bench.look()
     assert set(bench.jobs) == {"n1"}
     assert "status" not in bench.jobs["n1"]
+
+
+def claim(bench: Placing, name: str, uid: str) -> None:
+    meta = {"namespace": "ns", "name": name, "uid": uid}
+    spec = {"accessModes": ["ReadWriteMany"]}
+    bench.server.put({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec})
+
+
+@pytest.mark.parametrize(("name", "uid"), [("new", "2"), ("old", "2")], ids=["another claim", "made anew"])
+async def test_a_claim_that_takes_the_place_of_another_is_filled_too(name: str, uid: str) -> None:
+    bench = Placing()
+    claim(bench, "old", "1")
+    await bench.serving(storage={"cache": {"type": "Claim", "claimName": "old"}})
+    (first,) = bench.server.of_kind("Job")
+    bench.finish(first)
+    bench.server.requests.clear()
+    await bench.look()
+    assert bench.server.of_kind("Job")[0]["metadata"]["uid"] == first["metadata"]["uid"]
+    claim(bench, name, uid)
+    bench.deploy(storage={"cache": {"type": "Claim", "claimName": name}})
+    await bench.look()
+    (second,) = bench.server.of_kind("Job")
+    assert second["metadata"]["name"] != first["metadata"]["name"]
+
+
+async def test_a_failed_job_of_a_cache_that_is_used_no_more_goes_with_it() -> None:
+    bench = Placing()
+    await bench.wait("p1", nodes=("n1",))
+    bench.finish(bench.jobs["n1"], failed="Job has reached the specified backoff limit")
+    await bench.look()
+    assert bench.condition("Stalled")[0] == "True"
+    bench.deploy(hardware=GPU)
+    await bench.look()
+    assert bench.jobs == {}
+    assert bench.condition("Stalled")[0] == "False"
+
+
+async def test_jobs_go_with_their_nodes_and_stay_otherwise() -> None:
+    bench = Placing()
+    await bench.wait("p1", "p2")
+    bench.finish(bench.jobs["n1"])
+    await bench.look()
+    bench.server.requests.clear()
+    await bench.look()
+    assert bench.server.requests == []
+    await bench.server.delete(kinds.NODE, "", "n1", uid="")
+    await bench.look()
+    assert set(bench.jobs) == {"n2"}

@@ -19,4 +19,6 @@ async def read(client: Reader, storage: StorageSpec | None, *, namespace: str | 
     """The claim that the storage names; None where there is none or none is named. Few claims: read, not watched."""
     name = storage.cache.claim_name if storage and storage.cache else None
     claim = await client.get(PERSISTENT_VOLUME_CLAIM, namespace, name) if name else None
-    return ClaimView(frozenset(claim["spec"].get("accessModes", ()))) if claim else None
+    if claim is None:
+        return None
+    return ClaimView(frozenset(claim["spec"].get("accessModes", ())), claim["metadata"]["uid"])

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.manifests.prepull import ANNOTATION_CONTENT, ANNOTATION_NODE, LABEL_PULLS_FOR
+from ollama_fleet.manifests.prepull import ANNOTATION_NODE, LABEL_PULLS_FOR
 
 _REASONS: Final = {
     "10": Reason.MODEL_NOT_FOUND,
@@ -27,7 +27,6 @@ class JobView:
     group: str
     node: str | None
     """None: it fills a claim."""
-    content: str
     done: bool
     failed_at: datetime | None
     reason: Reason
@@ -37,7 +36,6 @@ class JobView:
 def view(job: Mapping[str, Any]) -> JobView:
     """The facts of a Job as the API server sends it."""
     metadata = job["metadata"]
-    annotations = metadata.get("annotations", {})
     held = {c["type"]: c for c in job.get("status", {}).get("conditions", ()) if c["status"] == "True"}
     failed = held.get("Failed", {})
     message = failed.get("message", "")
@@ -46,8 +44,7 @@ def view(job: Mapping[str, Any]) -> JobView:
         name=metadata["name"],
         uid=metadata["uid"],
         group=metadata.get("labels", {}).get(LABEL_PULLS_FOR, ""),
-        node=annotations.get(ANNOTATION_NODE),
-        content=annotations.get(ANNOTATION_CONTENT, ""),
+        node=metadata.get("annotations", {}).get(ANNOTATION_NODE),
         done="Complete" in held,
         failed_at=datetime.fromisoformat(failed["lastTransitionTime"]) if failed else None,
         reason=_REASONS.get(code[1], Reason.CONTAINER_CRASHING) if code else Reason.CONTAINER_CRASHING,

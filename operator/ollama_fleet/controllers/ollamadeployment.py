@@ -93,7 +93,7 @@ class OllamaDeploymentController:
         expected = self.expectations.of(_uid(live), request, plan, in_force, options)
         again = await self.pods.update(groups, in_force, expected=expected)
         self.measurements.take(groups, in_force, options)
-        refusal = refusal or await self._place(live, plan, groups)
+        refusal = refusal or await self._place(live, plan, groups, claim)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         return await self._say(live, plan, groups, in_force, verdict=verdict, again=again)
 
@@ -220,14 +220,16 @@ class OllamaDeploymentController:
         metadata = live["metadata"]
         return self.caches.deployments.get(metadata["namespace"], child_name(Owner.of(live), group))
 
-    async def _place(self, live: Object, plan: Plan, groups: Sequence[ObservedGroup]) -> Stuck | None:
+    async def _place(
+        self, live: Object, plan: Plan, groups: Sequence[ObservedGroup], claim: ClaimView | None
+    ) -> Stuck | None:
         """Bring gated pods to nodes with filled caches; a cache that cannot be filled is a verdict."""
         seen = {group.name: group for group in groups}
         failed = []
         try:
             for group in plan.groups:
                 if group.name in seen:
-                    failed += await self.placer.place(live, group, seen[group.name])
+                    failed += await self.placer.place(live, group, seen[group.name], claim=claim.uid if claim else "")
         except refusals.REFUSALS as refused:
             return refusals.verdict(refused, kind="Job")
         if failed:

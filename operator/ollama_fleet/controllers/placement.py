@@ -4,7 +4,7 @@ No pod holds a GPU while gigabytes are pulled: until then it carries a schedulin
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -22,7 +22,7 @@ from ollama_fleet.controllers.pods import ended
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.manifests.names import Owner
-from ollama_fleet.manifests.prepull import pin, prepull_job
+from ollama_fleet.manifests.prepull import job_name, pin, prepull_job
 from ollama_fleet.planning.placement import Amounts, Demand, Load, NodeView, choose
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import parse_quantity
@@ -41,6 +41,7 @@ class _Pass:
 
     live: Object
     group: Group
+    claim: str
     current: Mapping[str | None, JobView]
     """The Job that fills what the group uses now, by node; None for the claim."""
     loads: dict[str, Load]
@@ -57,21 +58,18 @@ class Placer:
     children: Children
     now: Callable[[], datetime]
 
-    async def place(self, live: Object, group: Group, seen: ObservedGroup) -> list[JobView]:
+    async def place(self, live: Object, group: Group, seen: ObservedGroup, *, claim: str) -> list[JobView]:
         """One pass over one group: Jobs where they are missing, gates off where a cache is filled.
 
-        Returns the Jobs that failed where the group needs them.
+        ``claim`` is the uid of the cache's claim, if it has one. Returns the Jobs that failed where the group needs
+        them.
         """
         cache = (group.storage.cache or EPHEMERAL).type
-        if cache == "Ephemeral":
-            return []
-        known = self._jobs(live, group)
-        await self._clear(live, known, wanted=group.config.content())
-        current = {job.node: job for job in known if job.content == group.config.content()}
-        at = _Pass(live, group, current, self._loads(group, seen, current))
-        if cache == "Claim":
-            if group.replicas:
-                await self._fill(at, None)
+        current = await self._current(live, group, claim)
+        at = _Pass(live, group, claim, current, self._loads(group, seen, current) if cache == "Node" else {})
+        if cache == "Claim" and group.replicas:
+            await self._fill(at, None)
+        if cache != "Node":
             return at.failed
         for node in sorted({o.pod.node for o in seen.pods if o.pod.node and not o.pod.deleting}):
             await self._fill(at, node)
@@ -103,7 +101,7 @@ class Placer:
         """Make the Job where there is none. One that failed makes way for a new one after a while."""
         job = at.current.get(node)
         if job is None:
-            wish = prepull_job(at.group, owner=Owner.of(at.live), node=node)
+            wish = prepull_job(at.group, owner=Owner.of(at.live), node=node, claim=at.claim)
             await self.children.apply(wish, live=None, owner=at.live)
         elif job.failed_at is not None and job not in at.failed:
             at.failed.append(job)
@@ -124,23 +122,22 @@ class Placer:
             return
         logger.info("pod placed", extra={"pod": f"{metadata['namespace']}/{metadata['name']}", "node": node or "any"})
 
-    async def _clear(self, live: Object, known: Iterable[JobView], *, wanted: str) -> None:
-        """Delete Jobs for content that is no longer wanted."""
-        for job in known:
-            if job.content != wanted:
-                await self._delete(live, job)
-
     async def _delete(self, live: Object, job: JobView) -> None:
         await self.client.delete(kinds.JOB, live["metadata"]["namespace"], job.name, uid=job.uid)
 
-    def _jobs(self, live: Object, group: Group) -> list[JobView]:
-        key = f"{live['metadata']['namespace']}/{live['metadata']['name']}"
-        found = (
-            jobs.view(job)
-            for job in self.caches.jobs.by_index(BY_DEPLOYMENT, key)
-            if "deletionTimestamp" not in job["metadata"]
-        )
-        return [job for job in found if job.group == group.name]
+    async def _current(self, live: Object, group: Group, claim: str) -> dict[str | None, JobView]:
+        """The Jobs that fill what the group uses now, by node; all others are deleted."""
+        owner, found = Owner.of(live), dict[str | None, JobView]()
+        for raw in self.caches.jobs.by_index(BY_DEPLOYMENT, f"{owner.namespace}/{owner.name}"):
+            job = jobs.view(raw)
+            if job.group != group.name or "deletionTimestamp" in raw["metadata"]:
+                continue
+            there = job.node is None or self.caches.nodes.get(None, job.node) is not None
+            if there and job.name == job_name(group, owner=owner, node=job.node, claim=claim):
+                found[job.node] = job
+            else:
+                await self._delete(live, job)
+        return found
 
     def _loads(self, group: Group, seen: ObservedGroup, current: Mapping[str | None, JobView]) -> dict[str, Load]:
         """What the whole fleet has on each node, as far as this operator knows."""

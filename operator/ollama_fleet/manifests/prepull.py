@@ -4,6 +4,7 @@ import hashlib
 from typing import Any, Final
 
 from ollama_fleet.api import names
+from ollama_fleet.api.ollamadeployment import EPHEMERAL
 from ollama_fleet.manifests.names import Owner, child_name, metadata, selector
 from ollama_fleet.manifests.pod import USER, node_affinity
 from ollama_fleet.manifests.storage import config_mount, secret_mounts, store_mounts, volumes
@@ -12,7 +13,6 @@ from ollama_fleet.planning.plan import Group
 LABEL_PULLS_FOR: Final = f"{names.GROUP}/pulls-for"
 """The group whose models a Job pulls. Not the group's own label: a Service must not find the Job's pods."""
 ANNOTATION_NODE: Final = f"{names.GROUP}/node"
-ANNOTATION_CONTENT: Final = f"{names.GROUP}/content"
 
 _FINAL_EXIT_CODES: Final = [10, 11, 12, 13]
 """Of the puller: somebody must change something before another try makes sense."""
@@ -20,20 +20,26 @@ _ATTEMPTS: Final = 6
 _LIMIT_SECONDS: Final = 24 * 3600
 
 
-def prepull_job(group: Group, *, owner: Owner, node: str | None) -> dict[str, Any]:
-    """The Job for one node, or for the claim (``node`` None).
+def job_name(group: Group, *, owner: Owner, node: str | None, claim: str) -> str:
+    """The name of the Job that fills the group's cache: a hash of content and place, done once it is never done again.
 
-    Its name is a hash of node and content: done once, it is never done again.
+    ``claim`` is the uid of the claim: another one of its name is empty.
     """
-    name = child_name(owner, group.name)
-    key = hashlib.sha256(f"{node or ''}/{group.config.content()}".encode()).hexdigest()[:10]
-    found = metadata(owner, group.name, annotations=_annotations(group, node))
+    cache = group.storage.cache or EPHEMERAL
+    place = f"{node}{cache.path or ''}" if cache.type == "Node" else claim
+    key = hashlib.sha256(f"{place}/{group.config.content()}".encode()).hexdigest()[:10]
+    return f"{child_name(owner, group.name)}-pull-{key}"
+
+
+def prepull_job(group: Group, *, owner: Owner, node: str | None, claim: str = "") -> dict[str, Any]:
+    """The Job for one node, or for the claim (``node`` None) with the uid ``claim``."""
+    found = metadata(owner, group.name, annotations={ANNOTATION_NODE: node} if node else None)
     labels = {key: value for key, value in found["labels"].items() if key != names.LABEL_GROUP}
     labels |= {names.LABEL_COMPONENT: "puller", LABEL_PULLS_FOR: group.name}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {**found, "name": f"{name}-pull-{key}", "labels": labels},
+        "metadata": {**found, "name": job_name(group, owner=owner, node=node, claim=claim), "labels": labels},
         "spec": {
             "backoffLimit": _ATTEMPTS,
             "activeDeadlineSeconds": _LIMIT_SECONDS,
@@ -53,10 +59,6 @@ def prepull_job(group: Group, *, owner: Owner, node: str | None) -> dict[str, An
             "template": {"metadata": {"labels": labels}, "spec": _pod(group, owner=owner, node=node)},
         },
     }
-
-
-def _annotations(group: Group, node: str | None) -> dict[str, str]:
-    return {**({ANNOTATION_NODE: node} if node else {}), ANNOTATION_CONTENT: group.config.content()}
 
 
 def _pod(group: Group, *, owner: Owner, node: str | None) -> dict[str, Any]:

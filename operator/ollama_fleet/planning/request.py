@@ -62,6 +62,7 @@ class ClaimView:
 
     access_modes: frozenset[str]
     """As the claim asks for them, e.g. ``ReadWriteOnce``."""
+    uid: str = ""
 
 
 def _nothing_known() -> None:

@@ -53,9 +53,24 @@ def measurements(api: Api, *, fresh: bool = True, **changes: Any) -> Measurement
     return Measurements(api, "fleet", Told(Report(found, fresh=fresh)))  # type: ignore[arg-type]
 
 
-def group(*, gate: str = "True", container: str = "c1", state: SidecarState = STATE) -> list[ObservedGroup]:
-    seen = replace(pod(gate=gate), ollama_container=container)
-    return [ObservedGroup("g0", pods=(ObservedPod(seen, state=state),))]
+def group(
+    config: GroupConfig = CONFIG,
+    *,
+    gate: str = "True",
+    container: str = "c1",
+    state: SidecarState = STATE,
+    parallel: str = "4",
+    updated: int = 1,
+) -> list[ObservedGroup]:
+    seen = replace(pod(gate=gate), ollama_container=container, environment={"OLLAMA_NUM_PARALLEL": parallel})
+    told = state.model_copy(update={"config_hash": config.hash()})
+    env = [{"name": "OLLAMA_NUM_PARALLEL", "value": "4"}]
+    deployment = {
+        "metadata": {"generation": 2},
+        "spec": {"template": {"spec": {"containers": [{"name": "ollama", "env": env}]}}},
+        "status": {"observedGeneration": 2, "replicas": 1, "updatedReplicas": updated},
+    }
+    return [ObservedGroup("g0", deployment, pods=(ObservedPod(seen, state=told),))]
 
 
 def take(made: Measurements, groups: list[ObservedGroup], config: GroupConfig = CONFIG) -> int:
@@ -78,7 +93,7 @@ def test_what_is_not_certain_is_not_measured() -> None:
     assert take(measurements(Api(), processes=[]), group()) == 0
     assert take(measurements(Api()), group(gate="False")) == 0
     assert take(measurements(Api(), sizeVram=2**30), group()) == 0, "a part of it is in system memory"
-    assert take(measurements(Api()), group(), TWO) == 0, "nothing says which model the process serves"
+    assert take(measurements(Api()), group(TWO), TWO) == 0, "nothing says which model the process serves"
 
 
 WEIGHTS = {"chat": "sha256:" + "1" * 64, "coder": "sha256:" + "2" * 64}
@@ -105,7 +120,7 @@ def test_models_of_one_server_are_told_apart_by_the_weights_of_their_processes()
     ]
     told = report.model_copy(update={"models": models, "gpus": gpus})
     made = Measurements(Api(), "fleet", Told(Report(told, fresh=True)))  # type: ignore[arg-type]
-    assert take(made, group(), TWO) == 2
+    assert take(made, group(TWO), TWO) == 2
     found = {(key.gpus, value.high // 2**20) for key, value in made.calibration.entries.items()}
     assert found == {(2, 10000), (1, 900)}
 
@@ -129,6 +144,30 @@ def test_a_load_without_room_raises_the_reserve_once_per_start_of_ollama(message
     assert sum(value.out_of_memory for value in made.calibration.entries.values()) == counts
     take(made, group(gate="False", state=failed, container="c2"))
     assert sum(value.out_of_memory for value in made.calibration.entries.values()) == 2 * counts
+
+
+def out_of_memory() -> SidecarState:
+    (model,) = STATE.models
+    failed = model.model_copy(update={"phase": ModelPhase.FAILED, "message": "cudaMalloc failed: out of memory"})
+    return STATE.model_copy(update={"models": (failed,), "ready": False})
+
+
+@pytest.mark.parametrize(
+    "server", [{"parallel": "16", "updated": 0}, {"config": TWO}], ids=["environment", "configuration"]
+)
+def test_servers_of_an_older_plan_say_nothing_of_the_new_one(server: dict[str, Any]) -> None:
+    made = measurements(Api())
+    take(made, group(**server))
+    take(made, group(state=out_of_memory(), **server))
+    assert made.calibration.entries == {}
+
+
+def test_in_a_rollout_only_failures_count() -> None:
+    """Where versions differ alone, nothing tells the servers apart; a new one without room ends no rollout."""
+    made = measurements(Api())
+    assert take(made, group(updated=0)) == 0
+    take(made, group(state=out_of_memory(), updated=0))
+    assert [value.out_of_memory for value in made.calibration.entries.values()] == [1]
 
 
 async def test_only_what_is_new_is_written_and_another_leader_reads_it() -> None:
@@ -156,7 +195,7 @@ def test_a_measured_load_counts_in_the_next_plan() -> None:
     guessed = plan_deployment(wish(LLAMA, inventory=inventory)).groups[0]
     processes = [{"pid": 7, "usedMebibytes": 6000, "pod": "ns/chat-0"}]
     made = measurements(Api(), processes=processes, name="llama3.1:8b")
-    take(made, group(), guessed.config)
+    take(made, group(guessed.config), guessed.config)
     again = replace(wish(LLAMA, inventory=inventory), measured=made.calibration)
     planned = plan_deployment(again).groups[0].planned["llama3.1:8b"]
     assert planned == pytest.approx(6000 * 2**20 * 1.02, rel=0.01)

@@ -7,7 +7,8 @@ from typing import Final
 
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
-from ollama_fleet.controllers.observation import ObservedGroup, ObservedPod
+from ollama_fleet.api.state import SidecarState
+from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.pods import PodView
 from ollama_fleet.controllers.reports import Reports
 from ollama_fleet.controllers.warmth import starved
@@ -74,34 +75,40 @@ class Measurements:
     ) -> None:
         """Note the loads of all servers, each once per start of Ollama: what they took, or that they found no room.
 
-        ``configs`` and ``options`` are those that the groups run with; groups without options are not measured.
+        ``configs`` and ``options`` are those that the groups run with; groups without options are not measured. Nor are
+        servers of an older plan: what they take says nothing of these options.
         """
         for group in groups:
             if group.name not in configs or group.name not in options:
                 continue
+            config, wanted = configs[group.name], options[group.name]
             for observed in group.pods:
-                if observed.pod.ollama_container:
-                    self._failures(observed, configs[group.name], options[group.name])
-                    self._loads(observed, configs[group.name], options[group.name])
+                pod, state = observed.pod, observed.state
+                if state is None or pod.deleting or not pod.ollama_container or state.config_hash != config.hash():
+                    continue
+                if pod.environment == group.environment:
+                    self._failures(pod, state, config, wanted)
+                if group.rolled_out:
+                    self._loads(pod, state, config, wanted)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""
         self._taken.pop(uid, None)
 
-    def _failures(self, observed: ObservedPod, config: GroupConfig, options: Options) -> None:
-        told = {model.name: model for model in observed.state.models} if observed.state else {}
+    def _failures(self, pod: PodView, state: SidecarState, config: GroupConfig, options: Options) -> None:
+        told = {model.name: model for model in state.models}
         for model in config.models:
             found = told.get(model.name)
             if found is None or not starved(found):
                 continue
-            if self._note(observed.pod, model.name, worked=False):
+            if self._note(pod, model.name, worked=False):
                 key = calibration_key(model, options, parallel=config.num_parallel, product=options.product)
                 self.calibration = self.calibration.out_of_memory(key)
-                logger.warning("load found no room", extra={"pod": observed.pod.reference, "model": model.name})
+                logger.warning("load found no room", extra={"pod": pod.reference, "model": model.name})
 
-    def _loads(self, observed: ObservedPod, config: GroupConfig, options: Options) -> None:
-        pod, report = observed.pod, self.reports.of(observed.pod.node)
-        settled = pod.gate == "True" and observed.state is not None and observed.state.ready
+    def _loads(self, pod: PodView, state: SidecarState, config: GroupConfig, options: Options) -> None:
+        report = self.reports.of(pod.node)
+        settled = pod.gate == "True" and state.ready
         if not settled or report is None or not report.fresh:
             return
         for model in config.models:

@@ -7,6 +7,7 @@ from typing import Any
 from ollama_fleet.api.progress import PullProgress
 from ollama_fleet.api.state import SidecarState
 from ollama_fleet.controllers.pods import PodView, Trouble
+from ollama_fleet.manifests.rollout import environment_of
 
 Object = Mapping[str, Any]
 
@@ -42,6 +43,11 @@ class ObservedGroup:
             and status.get("updatedReplicas", 0) == wanted
             and status.get("replicas", 0) == wanted
         )
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """That the live Deployment starts servers with."""
+        return environment_of(self.deployment["spec"]["template"]["spec"]["containers"]) if self.deployment else {}
 
     @property
     def one_by_one(self) -> bool:

@@ -92,7 +92,8 @@ class OllamaDeploymentController:
         options = options_of(request, plan) if spec.hardware.gpu else {}
         expected = self.expectations.of(_uid(live), request, plan, in_force, options)
         again = await self.pods.update(groups, in_force, expected=expected)
-        self.measurements.take(groups, in_force, options)
+        if refusal is None:
+            self.measurements.take(groups, in_force, options)
         refusal = refusal or await self._place(live, plan, groups, claim)
         verdict = refusal or verdicts.judge(plan, groups, suspended=bool(spec.suspend))
         return await self._say(live, plan, groups, in_force, verdict=verdict, again=again)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ollama_fleet.api import names
 from ollama_fleet.api.reasons import Reason
+from ollama_fleet.manifests.rollout import environment_of
 
 _IMAGE_TROUBLE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _START_TROUBLE = frozenset(
@@ -27,6 +28,8 @@ class PodView:
     name: str
     uid: str
     group: str
+    environment: Mapping[str, str]
+    """That Ollama was started with."""
     config_hash: str
     ip: str
     node: str
@@ -78,6 +81,7 @@ def view(pod: Mapping[str, Any]) -> PodView:
         name=metadata["name"],
         uid=metadata["uid"],
         group=labels.get(names.LABEL_GROUP, ""),
+        environment=environment_of(spec.get("containers", ())),
         config_hash=annotations.get(names.ANNOTATION_CONFIG_HASH, ""),
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),

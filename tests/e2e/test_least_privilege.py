@@ -22,6 +22,7 @@ AGENT_UNSEEN = {("list", "resourceslices"): "asked when a pod has a device by dy
 UNSEEN = {
     ("update", "ollamadeployments/finalizers"): "asked by OwnerReferencesPermissionEnforcement where it is on",
     ("patch", "events"): "written when an event repeats a minute later",
+    ("delete", "pods"): "asked when a node does not take a server that may go nowhere else for two minutes",
 }
 
 

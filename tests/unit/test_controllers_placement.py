@@ -133,3 +133,47 @@ async def test_jobs_go_with_their_nodes_and_stay_otherwise() -> None:
     await bench.server.delete(kinds.NODE, "", "n1", uid="")
     await bench.look()
     assert set(bench.jobs) == {"n2"}
+
+
+async def pinned(bench: Placing, pod: str, *, filled: str = "n1") -> None:
+    """The pod may only go to the node, which does not take it."""
+    bench.finish(bench.jobs[filled])
+    await bench.look()
+    assert bench.placed()[pod] == filled
+    live = bench.server.objects["Pod", "ns", pod]
+    refusal = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient gpu"}
+    created = "2026-01-01T00:00:00Z"  # the scheduler keeps the time of the scheduling gate
+    status = {**live["status"], "conditions": [{**refusal, "lastTransitionTime": created}]}
+    bench.server.put({**live, "status": status})
+    await bench.look()
+
+
+async def test_a_server_that_its_only_node_does_not_take_is_placed_anew() -> None:
+    bench = Placing()
+    await bench.wait("p1")
+    await pinned(bench, "p1")
+    bench.time += 60
+    await bench.look()
+    assert "p1" in bench.placed(), "who holds the room may be about to go"
+    bench.time += 60
+    await bench.look()
+    assert bench.placed() == {}
+    bench.pod("p2", node="", gate="", phase="Pending", podIP="", conditions=[], initContainerStatuses=[])
+    await bench.look()
+    assert set(bench.jobs) == {"n1", "n2"}, "n1 has the models and is left out"
+    await pinned(bench, "p2", filled="n2")
+    bench.time += 300
+    await bench.look()
+    assert bench.placed() == {"p2": "n2"}, "n1 is left out still"
+    bench.time += 300
+    await bench.look()
+    assert bench.placed() == {}
+
+
+async def test_a_server_waits_for_the_only_node_that_could_take_it() -> None:
+    bench = Placing()
+    await bench.wait("p1", nodes=("n1",))
+    await pinned(bench, "p1")
+    bench.time += 3600
+    await bench.look()
+    assert bench.placed() == {"p1": "n1"}

@@ -18,6 +18,7 @@ from ollama_fleet.controllers.caches import BY_DEPLOYMENT, Caches
 from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.jobs import JobView
 from ollama_fleet.controllers.observation import ObservedGroup
+from ollama_fleet.controllers.pins import Pins
 from ollama_fleet.controllers.pods import ended
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
@@ -48,6 +49,11 @@ class _Pass:
     failed: list[JobView] = field(default_factory=list)
     """Of those that are needed."""
 
+    @property
+    def server(self) -> str:
+        """What is to be placed."""
+        return f"{self.live['metadata']['uid']}/{self.group.name}"
+
 
 @dataclass(slots=True)
 class Placer:
@@ -57,6 +63,7 @@ class Placer:
     caches: Caches
     children: Children
     now: Callable[[], datetime]
+    pins: Pins = field(default_factory=Pins)
 
     async def place(self, live: Object, group: Group, seen: ObservedGroup, *, claim: str) -> list[JobView]:
         """One pass over one group: Jobs where they are missing, gates off where a cache is filled.
@@ -76,14 +83,20 @@ class Placer:
         for observed in seen.pods:
             if observed.pod.scheduling_gated and not observed.pod.deleting:
                 await self._place_one(at, observed.pod.name)
+            elif observed.trouble and observed.trouble.reason is Reason.UNSCHEDULABLE and not observed.pod.deleting:
+                await self._place_anew(at, observed.pod.name)
         return at.failed
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod that is gone."""
+        self.pins.forget(uid)
 
     async def _place_one(self, at: _Pass, pod: str) -> None:
         raw = self.caches.pods.get(at.live["metadata"]["namespace"], pod)
         if raw is None:
             return
         demand = _demand(raw, at.group)
-        node = choose(demand, map(node_view, self.caches.nodes.list()), at.loads)
+        node = self._choose(at, demand)
         if node is None:
             # Node autoscalers act on pods that the scheduler could not place: a gated one is none.
             await self._release(raw, node=None)
@@ -96,6 +109,25 @@ class Placer:
             await self._release(raw, node=node)
         else:
             await self._fill(at, node)
+
+    async def _place_anew(self, at: _Pass, pod: str) -> None:
+        """Delete a pod that its only node does not take while another would: the next one chooses anew."""
+        raw = self.caches.pods.get(at.live["metadata"]["namespace"], pod)
+        node = _destination(raw) if raw else None
+        if raw is None or node is None or not self.pins.overdue(raw["metadata"]["uid"], now=self.now()):
+            return
+        other = self._choose(at, _demand(raw, at.group), but=node)
+        if other is None:
+            return
+        self.pins.leave_out(at.server, node, now=self.now())
+        metadata = raw["metadata"]
+        await self.client.delete(kinds.POD, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        logger.info("pod placed anew", extra={"pod": f"{metadata['namespace']}/{metadata['name']}", "refused": node})
+
+    def _choose(self, at: _Pass, demand: Demand, *, but: str | None = None) -> str | None:
+        left_out = {but} | self.pins.left_out(at.server, now=self.now())
+        nodes = (view for view in map(node_view, self.caches.nodes.list()) if view.name not in left_out)
+        return choose(demand, nodes, at.loads)
 
     async def _fill(self, at: _Pass, node: str | None) -> None:
         """Make the Job where there is none. One that failed makes way for a new one after a while."""

@@ -193,13 +193,14 @@ class Operator:
 
         observer, children = Observer(caches, PodServers()), Children(client)
         pods = PodWriter(client, measurements.reports, events, now, agents=self.options.agents)
+        placer = Placer(client, caches, children, now)
         deployments = OllamaDeploymentController(
             client=client,
             caches=caches,
             observer=observer,
             children=children,
             pods=pods,
-            placer=Placer(client, caches, children, now),
+            placer=placer,
             measurements=measurements,
             nodes=Nodes(caches, measurements.reports),
             events=events,
@@ -211,7 +212,8 @@ class Operator:
             fleet_namespaces=tuple({self.options.namespace, *self.options.fleet_namespaces}),
             now=now,
         )
-        forget_the_gone(caches, children, deployments, (observer.forget, pods.forget, measurements.forget))
+        of_pods = (observer.forget, pods.forget, placer.forget, measurements.forget)
+        forget_the_gone(caches, children, deployments, of_pods)
         model_sets = ModelSetController(
             client=client, model_sets=caches.model_sets, resolver=RegistryResolver(client), events=events, now=now
         )

@@ -107,11 +107,12 @@ async def test_an_answer_that_breaks_off_does_not_look_whole(bench: Bench) -> No
     assert bench.ollama.heads
 
 
+@pytest.mark.parametrize("prompt", ["x", "x" * 2**20], ids=["small", "above the high water"])
 async def test_a_client_that_leaves_before_the_first_token_frees_its_slot_only_when_ollama_is_done(
-    bench: Bench,
+    bench: Bench, prompt: str
 ) -> None:
     bench.ollama.hang = True
-    _, writer = await bench.connect("/api/chat", {"model": "chat", "messages": []})
+    _, writer = await bench.connect("/api/generate", {"model": "chat", "prompt": prompt})
     await until(bench.ollama.reached)
     assert bench.board.slots["chat"].in_flight == 1
     writer.close()

@@ -74,6 +74,8 @@ class Exchange:
             self._arrived.clear()
             self._connection.resume_reading()
             await self._arrived.wait()
+        # Also now: a connection that is not read does not tell that its client left.
+        self._connection.resume_reading()
         if len(self._body) > limit:
             raise BadMessage(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes")
         return bytes(self._body)

@@ -373,6 +373,37 @@ async def test_a_model_without_files_waits_and_the_configuration_is_not_reported
         assert under_test.board.ready
 
 
+async def test_an_update_leaves_a_model_in_service_until_its_new_files_are_there(bench: Bench) -> None:
+    old = group_config(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.warmer.apply(old)
+    await bench.sidecar.warm("chat", "large")
+    update = push.image("chat", system="comes later")
+    wish = group_config(group_model("chat", update.digest))
+    assert not await bench.sidecar.warmer.apply(wish)
+    assert not await bench.sidecar.warmer.apply(wish)
+    await bench.until_loaded("chat")
+    board = bench.sidecar.board
+    assert (board.ready, board.applied_hash, bench.sidecar.phases()) == (True, old.hash(), {"chat": WARM})
+    answer = await bench.sidecar.post("/api/generate", {"model": "chat", "prompt": "x", "stream": False})
+    assert (answer.status_code, bench.loads()) == (200, ["chat", "large"])
+
+    before = board.warmth["chat"].digest
+    pulled(bench.models, update)
+    assert await bench.sidecar.warmer.apply(wish)
+    assert board.applied_hash == wish.hash()
+    await bench.sidecar.warm("chat")
+    assert board.warmth["chat"].digest != before
+
+
+async def test_a_form_that_was_never_served_is_not_kept(bench: Bench) -> None:
+    first, second = push.image("chat", system="first"), push.image("chat", system="second")
+    assert not await bench.apply(group_model("late", first.digest))
+    assert not await bench.apply(group_model("late", second.digest))
+    pulled(bench.models, first)
+    assert not await bench.apply(group_model("late", second.digest))
+    assert bench.sidecar.phase("late") is PULLING
+
+
 async def test_nothing_is_loaded_without_a_configuration(tmp_path: Path) -> None:
     async with FakeOllama(models=["chat"]) as ollama, sidecar(ollama.url, tmp_path) as under_test:
         await under_test.until(lambda: under_test.board.ollama_version is not None)

@@ -17,6 +17,7 @@ from ollama_fleet.relay.upstream import UpstreamFailed
 from ollama_fleet.sidecar.board import Board
 from ollama_fleet.sidecar.bodies import keep_alive
 from ollama_fleet.sidecar.ollama import Ollama, OllamaError, Resident
+from ollama_fleet.sidecar.pending import possible
 from ollama_fleet.sidecar.residents import Residents
 from ollama_fleet.store.install import install_manifests
 
@@ -57,15 +58,18 @@ class Warmer:
 
         False while files of a model are missing: to be called again. Only then is the hash not reported as applied.
         """
-        leaving = self._changed(config)
+        board = self._board
+        held = [model for model in (board.config.models if board.config else ()) if board.warmth[model.name].digest]
+        ready = possible(config, held=held, models=self._models)
+        leaving = self._changed(ready)
         self._leaving = frozenset(model.name for model in leaving)
         try:
             await self._unload(leaving)
-            return self._install(config)
+            return self._install(ready, wish=config)
         finally:
             self._leaving = frozenset()
 
-    def _install(self, config: GroupConfig) -> bool:
+    def _install(self, config: GroupConfig, *, wish: GroupConfig) -> bool:
         digests = install_manifests(config, self._models)
         self._residents = Residents(digests, models=self._models)
         self._board.configure(config)
@@ -77,10 +81,10 @@ class Warmer:
                 weights = self._residents.weights(model.name)
                 self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, weights=weights, message="")
                 self._retry_at.pop(model.name, None)
-        complete = all(model.name in digests for model in config.models)
+        complete = config.models == wish.models and all(model.name in digests for model in config.models)
         if complete:
-            self._board.applied_hash = config.hash()
-            logger.info("configuration applied", extra={"hash": config.hash(), "removed": sorted(self._leaving)})
+            self._board.applied_hash = wish.hash()
+            logger.info("configuration applied", extra={"hash": wish.hash(), "removed": sorted(self._leaving)})
         self._board.touch()
         self._wake.set()
         return complete

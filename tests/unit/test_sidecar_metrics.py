@@ -10,14 +10,14 @@ from ollama_fleet.api.state import ModelPhase
 from testbed.fakes.ollama import FakeOllama
 from tests.support.sidecar_bench import Sidecar, group_config, group_model, sidecar
 
-DIGEST = "sha256:" + "0" * 64
+DIGEST, OTHER = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 @pytest.fixture
 async def under_test(tmp_path: Path) -> AsyncIterator[Sidecar]:
     async with FakeOllama(models=["chat"]) as ollama, sidecar(ollama.url, tmp_path, warming=False) as found:
-        found.board.configure(group_config(group_model("chat", DIGEST, parallel=2), group_model("spare", DIGEST)))
+        found.board.configure(group_config(group_model("chat", DIGEST, parallel=2), group_model("spare", OTHER)))
         yield found
 
 
@@ -54,7 +54,7 @@ async def test_models_show_slots_use_and_memory(under_test: Sidecar) -> None:
 
 async def test_a_model_that_left_leaves_no_series(under_test: Sidecar) -> None:
     await scraped(under_test)
-    under_test.board.configure(group_config(group_model("spare", DIGEST)))
+    under_test.board.configure(group_config(group_model("spare", OTHER)))
     assert {labels for _, labels in await scraped(under_test)} == {("spare",)}
 
 

@@ -253,6 +253,22 @@ async def test_names_over_the_same_weights_are_warm_together(bench: Bench) -> No
     await bench.sidecar.warm("formal")
 
 
+async def test_names_over_the_same_weights_share_the_slots_and_the_stay_of_their_runner(bench: Bench) -> None:
+    brief = pulled(bench.models, push.image("chat", system="You are brief."))
+    assert brief != bench.digests["chat"]
+    pinned = bench.model("chat", parallel=3)
+    await bench.apply(pinned, group_model("brief", brief, parallel=2, residency="OnDemand", keep_alive="10m"))
+    await bench.sidecar.warm("chat", "brief")
+    board = bench.sidecar.board
+    await board.slots["chat"].acquire()
+    assert [(model.slots, model.in_flight) for model in board.snapshot().models] == [(3, 1), (3, 1)]
+    await bench.apply(pinned, group_model("brief", brief, parallel=4, residency="OnDemand", keep_alive="10m"))
+    assert [(model.slots, model.in_flight) for model in board.snapshot().models] == [(4, 1), (4, 1)]
+    board.slots["brief"].release()
+    await bench.sidecar.post("/api/generate", {"model": "brief", "prompt": "x", "stream": False})
+    assert {body["keep_alive"] for body in bench.asked()} == {-1}
+
+
 async def test_another_context_loads_the_model_anew(bench: Bench) -> None:
     await bench.apply(bench.model("chat", context_length=1024))
     await bench.sidecar.warm("chat")

@@ -1,7 +1,7 @@
 """The state of the pod as one object: what is known of each model, and everybody who wants to hear of changes."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ class Board:
         self.applied_hash = ""
         self.served = Served(())
         self.slots: dict[str, Slots] = {}
+        """By name; names over the same weights share theirs, as they share a runner of Ollama."""
+        self._runners: dict[str, Slots] = {}
         self.warmth: dict[str, Warmth] = {}
         self.ollama_version: str | None = None
         self.draining = False
@@ -52,16 +54,22 @@ class Board:
         self._was_ready = False
         self._changed = asyncio.Event()
 
-    def configure(self, config: GroupConfig) -> None:
-        """Serve what a configuration says. Requests under way keep their slots."""
+    def configure(self, config: GroupConfig, *, weights: Mapping[str, str] | None = None) -> None:
+        """Serve what a configuration says. Requests under way keep their slots.
+
+        ``weights`` are the digests of those that are installed, by name.
+        """
         self.config = config
-        self.served = Served(config.models)
+        self.served = Served(config.models, weights=weights)
+        self.warmth = {model.name: self.warmth.get(model.name, Warmth()) for model in config.models}
+        wishes: dict[str, int] = {}
         for model in config.models:
-            slots = self.slots.setdefault(model.name, Slots(model.parallel))
-            slots.resize(model.parallel)
-        names = {model.name for model in config.models}
-        self.warmth = {name: self.warmth.get(name, Warmth()) for name in names}
-        self.slots = {name: slots for name, slots in self.slots.items() if name in names or slots.in_flight}
+            runner = self.served.runner(model)
+            wishes[runner] = max(model.parallel, wishes.get(runner, 0))
+        self._runners = {name: slots for name, slots in self._runners.items() if name in wishes or slots.in_flight}
+        for runner, count in wishes.items():
+            self._runners.setdefault(runner, Slots(count)).resize(count)
+        self.slots = {model.name: self._runners[self.served.runner(model)] for model in config.models}
         self.touch()
 
     def reopen(self) -> None:

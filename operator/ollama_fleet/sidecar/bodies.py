@@ -62,7 +62,7 @@ def prepare(raw: bytes, *, route: Route, served: Served) -> Prepared:
 def keep_alive(model: GroupModel, served: Served) -> int | str:
     """Pinned models stay for good; others as long as the ModelSet says, and clients do not decide."""
     # Names over the same weights share one runner, and the last request says how long it stays.
-    if any(other.residency == "Pinned" for other in served if other.manifest_digest == model.manifest_digest):
+    if any(other.residency == "Pinned" for other in served if served.runner(other) == served.runner(model)):
         return -1
     return model.keep_alive or "5m"
 

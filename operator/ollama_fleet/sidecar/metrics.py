@@ -23,7 +23,10 @@ class SidecarMetrics:
         )
         labels = ("model",)
         self._slots = Gauge(
-            "ollama_fleet_model_slots", "Requests that may run at once.", labels, registry=self._registry
+            "ollama_fleet_model_slots",
+            "Requests that may run at once; names over the same weights share them, and those that run and wait.",
+            labels,
+            registry=self._registry,
         )
         self._in_flight = Gauge(
             "ollama_fleet_model_requests_in_flight", "Requests that run.", labels, registry=self._registry

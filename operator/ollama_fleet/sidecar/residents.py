@@ -24,9 +24,9 @@ class Residents:
             for name, own in digests.items()
         }
 
-    def weights(self, name: str) -> str | None:
-        """Digest of the weights of a model (of their first file); None for one that is not installed."""
-        return next(iter(self._weights.get(name, ())), None)
+    def weights(self) -> dict[str, str]:
+        """Digests of the weights (of their first file) of the models that are installed, by name."""
+        return {name: digests[0] for name, digests in self._weights.items()}
 
     def find(self, name: str, resident: Iterable[Resident]) -> Resident | None:
         """The entry of a model, under its own digest if it is there; None when it is not in memory."""

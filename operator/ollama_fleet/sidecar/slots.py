@@ -1,4 +1,4 @@
-"""Slots of one model: who may run now, who waits, who is turned away. No I/O.
+"""Slots of one runner: who may run now, who waits, who is turned away. No I/O.
 
 Ollama lets any number of requests wait for a loaded model, unseen and unbounded; here at most ``slots`` run, and
 a short list waits by priority and arrival.
@@ -24,7 +24,7 @@ class _Waiter:
 
 
 class Slots:
-    """The slots of one model. Belongs to one event loop."""
+    """The slots of one runner of Ollama. Belongs to one event loop."""
 
     def __init__(self, count: int) -> None:
         """``count`` requests run at once."""

@@ -72,13 +72,13 @@ class Warmer:
     def _install(self, config: GroupConfig, *, wish: GroupConfig) -> bool:
         digests = install_manifests(config, self._models)
         self._residents = Residents(digests, models=self._models)
-        self._board.configure(config)
+        self._board.configure(config, weights=self._residents.weights())
         for model in config.models:
             digest, known = digests.get(model.name), self._board.warmth[model.name]
             if digest is None:
                 self._board.update(model.name, phase=ModelPhase.PULLING, digest=None)
             elif known.digest != digest:
-                weights = self._residents.weights(model.name)
+                weights = self._residents.weights()[model.name]
                 self._board.update(model.name, phase=ModelPhase.CACHED, digest=digest, weights=weights, message="")
                 self._retry_at.pop(model.name, None)
         complete = config.models == wish.models and all(model.name in digests for model in config.models)

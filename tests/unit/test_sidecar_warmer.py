@@ -220,6 +220,58 @@ async def test_a_model_that_is_removed_leaves_memory(bench: Bench) -> None:
     assert names == {"chat:latest"}
 
 
+async def test_a_model_that_is_removed_leaves_memory_also_when_ollama_does_not_answer_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.warm("chat", "large")
+    bench.ollama.behaviour.hang_paths = ["/api/ps"]
+    with monkeypatch.context() as patch:
+        patch.setattr(warmer, "LOOK_SECONDS", 0.05)
+        assert not await bench.apply(bench.model("chat"))
+    bench.ollama.behaviour.hang_paths = []
+    while not await bench.apply(bench.model("chat")):
+        await asyncio.sleep(0)
+    assert bench.ollama.loaded == ["chat:latest"]
+
+
+async def test_a_model_that_leaves_gets_no_new_requests_and_takes_nothing_out_of_service(bench: Bench) -> None:
+    board = bench.sidecar.board
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.warm("chat", "large")
+    bench.ollama.behaviour.hang_after_tokens = 1
+    ask = {"model": "large", "prompt": "x"}
+    async with bench.sidecar.data.stream("POST", "/api/generate", json=ask) as stream:
+        lines = stream.aiter_lines()
+        assert await anext(lines)
+        # Ollama frees the memory when the stream has ended.
+        assert not await bench.apply(bench.model("chat"))
+        refused = await bench.sidecar.post("/api/generate", ask)
+        assert (refused.status_code, refused.headers["x-ollama-fleet-busy"]) == (503, "1")
+        bench.ollama.behaviour.hang_after_tokens = None
+        served = await bench.sidecar.post("/api/generate", {"model": "chat", "prompt": "x", "stream": False})
+        assert (served.status_code, board.ready) == (200, True)
+    await bench.until_loaded("chat")
+    assert board.ready
+    assert await bench.apply(bench.model("chat"))
+    assert (await bench.sidecar.post("/api/generate", ask)).status_code == 404
+    assert (bench.sidecar.phases(), bench.loads()) == ({"chat": WARM}, ["chat", "large"])
+
+
+async def test_a_model_that_is_wanted_again_while_it_leaves_is_open_again(bench: Bench) -> None:
+    both = (bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.apply(*both)
+    await bench.sidecar.warm("chat", "large")
+    bench.ollama.behaviour.hang_paths = ["/api/show", "/api/generate"]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await bench.apply(bench.model("chat"))
+    bench.ollama.behaviour.hang_paths = []
+    assert bench.sidecar.board.slots["large"].count == 0
+    assert await bench.apply(*both)
+    assert bench.sidecar.board.slots["large"].count == 1
+
+
 async def test_a_model_that_is_removed_while_it_loads_does_not_come_to_stay(bench: Bench) -> None:
     bench.ollama.behaviour.load_seconds = 1e9
     await bench.apply(bench.model("large", "chat-large"))
@@ -296,6 +348,18 @@ async def test_an_evicted_model_is_noticed_and_loaded_again(bench: Bench) -> Non
     assert not bench.sidecar.board.ready
     await bench.sidecar.warm("chat")
     assert bench.ollama.loads == 2
+
+
+async def test_losses_are_noticed_while_another_model_loads(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.warm("chat")
+    bench.ollama.behaviour.load_seconds = 1e9
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("large") is LOADING)
+    bench.ollama.evict("chat")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is CACHED)
+    assert (bench.sidecar.phase("large"), bench.sidecar.board.ready) == (LOADING, False)
+    assert bench.loads().count("chat") == 1
 
 
 async def test_models_on_demand_are_left_to_their_clients(bench: Bench) -> None:

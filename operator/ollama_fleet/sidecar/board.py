@@ -43,6 +43,8 @@ class Board:
         """By name; names over the same weights share theirs, as they share a runner of Ollama."""
         self._runners: dict[str, Slots] = {}
         self.warmth: dict[str, Warmth] = {}
+        self.leaving: frozenset[str] = frozenset()
+        """Models that a new configuration takes out of memory just now."""
         self.ollama_version: str | None = None
         self.draining = False
         """The pod is about to stop: it should get no new requests."""
@@ -59,7 +61,7 @@ class Board:
 
         ``weights`` are the digests of those that are installed, by name.
         """
-        self.config = config
+        self.config, self.leaving = config, frozenset()
         self.served = Served(config.models, weights=weights)
         self.warmth = {model.name: self.warmth.get(model.name, Warmth()) for model in config.models}
         wishes: dict[str, int] = {}
@@ -71,6 +73,12 @@ class Board:
             self._runners.setdefault(runner, Slots(count)).resize(count)
         self.slots = {model.name: self._runners[self.served.runner(model)] for model in config.models}
         self.touch()
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Models that are to leave memory get no new requests, until a configuration is in force that says so."""
+        self.leaving = frozenset(names)
+        for name in self.leaving:
+            self.slots[name].resize(0)
 
     def reopen(self) -> None:
         """Ollama came back: it was restarted, and the pod is not going away after all."""
@@ -108,7 +116,8 @@ class Board:
             return False
         if not self.proved:
             return False
-        pinned = [self.warmth[model.name] for model in self.config.models if model.residency == "Pinned"]
+        staying = [model for model in self.config.models if model.name not in self.leaving]
+        pinned = [self.warmth[model.name] for model in staying if model.residency == "Pinned"]
         missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
         # A model that joins later must not take down a pod that serves the others.
         return not missing or (self._was_ready and not any(known.ready_once for known in missing))

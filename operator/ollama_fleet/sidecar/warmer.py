@@ -5,6 +5,7 @@ gives up would abort it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -49,29 +50,25 @@ class Warmer:
         self._embedders: dict[str, bool] = {}
         self._residents = Residents()
         self._load: tuple[str, asyncio.Task[None]] | None = None
-        self._leaving: frozenset[str] = frozenset()
-        """Models that a new configuration takes out of memory just now."""
         self._wake = asyncio.Event()
 
     async def apply(self, config: GroupConfig) -> bool:
         """Take a configuration into force: manifests, names and slots now, memory as soon as it can be.
 
-        False while files of a model are missing: to be called again. Only then is the hash not reported as applied.
+        False while files of a model are missing, or one that leaves is in memory: to be called again. Only then is the
+        hash not reported as applied.
         """
         board = self._board
         held = [model for model in (board.config.models if board.config else ()) if board.warmth[model.name].digest]
         ready = possible(config, held=held, models=self._models)
         leaving = self._changed(ready)
-        self._leaving = frozenset(model.name for model in leaving)
-        try:
-            await self._unload(leaving)
-            return self._install(ready, wish=config)
-        finally:
-            self._leaving = frozenset()
+        board.leave(model.name for model in leaving)
+        return await self._gone(leaving) and self._install(ready, wish=config)
 
     def _install(self, config: GroupConfig, *, wish: GroupConfig) -> bool:
         digests = install_manifests(config, self._models)
         self._residents = Residents(digests, models=self._models)
+        removed = sorted(self._board.leaving)
         self._board.configure(config, weights=self._residents.weights())
         for model in config.models:
             digest, known = digests.get(model.name), self._board.warmth[model.name]
@@ -84,7 +81,7 @@ class Warmer:
         complete = config.models == wish.models and all(model.name in digests for model in config.models)
         if complete:
             self._board.applied_hash = wish.hash()
-            logger.info("configuration applied", extra={"hash": wish.hash(), "removed": sorted(self._leaving)})
+            logger.info("configuration applied", extra={"hash": wish.hash(), "removed": removed})
         self._board.touch()
         self._wake.set()
         return complete
@@ -98,40 +95,48 @@ class Warmer:
             if wanted.get(model.name) != (model.manifest_digest, model.context_length, model.modelfile)
         ]
 
-    async def _unload(self, leaving: Sequence[GroupModel]) -> None:
-        """Free the memory of models while Ollama still knows them by name."""
+    async def _gone(self, leaving: Sequence[GroupModel]) -> bool:
+        """Whether models are out of memory. Ollama frees it when they are idle, and while it knows them by name."""
         if not leaving:
-            return
-        if self._load is not None and self._load[0] in self._leaving:
+            return True
+        if self._load is not None and self._load[0] in self._board.leaving:
             self._load[1].cancel()
             await asyncio.wait({self._load[1]})
-        for model in leaving:
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    # An encoder that is not in memory would be loaded to be unloaded.
-                    held = {entry.digest for entry in await self._ollama.resident()}
-                    if self._board.warmth[model.name].digest in held:
-                        await self._ollama.unload(model.name, embedder=await self._is_embedder(model))
-            except (OllamaError, UpstreamFailed, TimeoutError) as error:
-                logger.warning("model cannot be unloaded", extra={"model": model.name, "error": str(error)[:256]})
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                for model in await self._held(leaving):
+                    await self._ollama.unload(model.name, embedder=await self._is_embedder(model))
+                return not await self._held(leaving)
+        except (OllamaError, UpstreamFailed, TimeoutError) as error:
+            names = sorted(self._board.leaving)
+            logger.warning("models cannot be unloaded", extra={"models": names, "error": str(error)[:256]})
+            return False
+
+    async def _held(self, leaving: Sequence[GroupModel]) -> list[GroupModel]:
+        """Those that are in memory: an encoder that is not would be loaded to be unloaded."""
+        held = {entry.digest for entry in await self._ollama.resident()}
+        return [model for model in leaving if self._board.warmth[model.name].digest in held]
 
     async def run(self) -> None:
         """Look and act until cancelled."""
-        while True:
-            try:
-                pause = await self._look()
-            except (UpstreamFailed, OllamaError, TimeoutError) as error:
-                self._lost(error)
-                pause = FAST_SECONDS
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    pause = await self._look()
+                except (UpstreamFailed, OllamaError, TimeoutError) as error:
+                    self._lost(error)
+                    pause = FAST_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+        finally:
+            if self._load is not None:
+                self._load[1].cancel()
 
     async def _look(self) -> float:
         board = self._board
+        self._end_load()
         async with asyncio.timeout(LOOK_SECONDS):
             if board.ollama_version is None:
                 board.ollama_version = await self._ollama.version()
@@ -139,12 +144,15 @@ class Warmer:
                 board.touch()
             resident = await self._ollama.resident()
         for model in board.served:
-            self._compare(model, resident)
-        chosen = self._next()
+            # What a load found in memory may be newer than this look.
+            if self._load is None or model.name != self._load[0]:
+                self._compare(model, resident)
+        chosen = self._next() if self._load is None else None
         if chosen is not None:
-            await self._warm(chosen)
-            return 0.0
-        return SLOW_SECONDS if board.ready else FAST_SECONDS
+            load = asyncio.create_task(self._prove(chosen))
+            load.add_done_callback(lambda _: self._wake.set())
+            self._load = (chosen.name, load)
+        return SLOW_SECONDS if board.ready and self._load is None else FAST_SECONDS
 
     def _compare(self, model: GroupModel, resident: tuple[Resident, ...]) -> None:
         """Write down what Ollama says; a Warm model that is gone is cold again."""
@@ -179,22 +187,17 @@ class Warmer:
         for model in self._board.served:
             known = self._board.warmth[model.name]
             cold = known.phase in {ModelPhase.CACHED, ModelPhase.FAILED, ModelPhase.LOADING}
-            due = now >= self._retry_at.get(model.name, 0.0) and model.name not in self._leaving
+            due = now >= self._retry_at.get(model.name, 0.0) and model.name not in self._board.leaving
             if (model.residency == "Pinned" or unproved) and cold and due:
                 return model
         return None
 
-    async def _warm(self, model: GroupModel) -> None:
-        """Load one model and prove it. Ends early when a new configuration takes the model away."""
-        load = asyncio.create_task(self._prove(model))
-        self._load = (model.name, load)
-        try:
-            await asyncio.wait({load})
-        finally:
-            self._load = None
-            load.cancel()
-        if not load.cancelled():
-            load.result()
+    def _end_load(self) -> None:
+        """Raises what the load ended with. It was cancelled where a new configuration took the model away."""
+        if self._load is not None and self._load[1].done():
+            load, self._load = self._load[1], None
+            if not load.cancelled():
+                load.result()
 
     async def _prove(self, model: GroupModel) -> None:
         board, started = self._board, self._clock()
@@ -252,6 +255,6 @@ class Warmer:
         board.ollama_version = None
         board.unanswered = 0
         for name, known in board.warmth.items():
-            if known.phase in {ModelPhase.WARM, ModelPhase.LOADING}:
+            if known.phase is ModelPhase.WARM:
                 board.update(name, phase=ModelPhase.CACHED, **_NOWHERE)
         board.touch()

@@ -139,7 +139,7 @@ async def bench(
         else:
             made = await _warm_real(stack, servers, request.param, store)
         yield made
-        await made.sidecar.warmer.apply(store.config())
+        await made.sidecar.in_force(store.config())
 
 
 async def _warm_real(stack: AsyncExitStack, servers: Servers, version: str, store: Store) -> Bench:
@@ -398,12 +398,12 @@ async def test_the_model_on_demand_comes_with_its_first_request(bench: Bench) ->
 
 
 async def test_models_leave_and_join_with_the_configuration(bench: Bench) -> None:
-    await bench.sidecar.warmer.apply(bench.store.config("chat"))
+    await bench.sidecar.in_force(bench.store.config("chat"))
     await bench.sidecar.warm("chat")
     await bench.until_loaded("chat")
     assert set(await bench.known()) == {"chat:latest"}
     assert (await bench.post("/api/embed", {"model": "embed", "input": "x"})).status_code == 404
-    await bench.sidecar.warmer.apply(bench.store.config("chat", "embed"))
+    await bench.sidecar.in_force(bench.store.config("chat", "embed"))
     await bench.sidecar.warm("chat", "embed")
     await bench.until_loaded("chat", "embed")
 
@@ -411,9 +411,9 @@ async def test_models_leave_and_join_with_the_configuration(bench: Bench) -> Non
 async def test_a_model_that_leaves_while_it_loads_does_not_stay(bench: Bench) -> None:
     large = next(model for model in bench.store.models if model.name == "spare")
     pinned = large.model_copy(update={"residency": "Pinned", "name": "large"})
-    await bench.sidecar.warmer.apply(group_config(pinned))
+    await bench.sidecar.in_force(group_config(pinned))
     await bench.sidecar.until(lambda: bench.sidecar.phase("large") is not ModelPhase.CACHED)
-    await bench.sidecar.warmer.apply(bench.store.config("embed"))
+    await bench.sidecar.in_force(bench.store.config("embed"))
     await bench.sidecar.warm("embed")
     await bench.until_loaded("embed")
     await asyncio.sleep(1)

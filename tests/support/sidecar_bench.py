@@ -32,8 +32,10 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.now
 
 
@@ -73,6 +75,12 @@ class Sidecar:
         async with asyncio.timeout(PATIENCE):
             while not condition():
                 await self.board.change()
+
+    async def in_force(self, config: GroupConfig) -> None:
+        """Apply a configuration until it is complete, as the process does."""
+        async with asyncio.timeout(PATIENCE):
+            while not await self.warmer.apply(config):
+                await asyncio.sleep(0.05)
 
     def phase(self, name: str) -> ModelPhase:
         return self.board.warmth[name].phase

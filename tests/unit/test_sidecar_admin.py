@@ -54,8 +54,8 @@ class Bench:
 
     async def looked_twice(self) -> None:
         """The drain has looked at the clock since it was moved."""
-        looks = len(self.ollama.seen)
-        while len(self.ollama.seen) < looks + 2:
+        looks = self.clock.looks
+        while self.clock.looks < looks + 4:
             await asyncio.sleep(0)
 
 
@@ -153,6 +153,22 @@ async def test_nothing_is_waited_for_when_ollama_hangs(bench: Bench) -> None:
     bench.ollama.behaviour.hang_paths = ["/api/version"]
     async with asyncio.timeout(5):
         assert await bench.get("/drain") == (200, "0 requests left")
+
+
+async def test_nothing_is_waited_for_when_ollama_is_stuck(bench: Bench) -> None:
+    bench.sidecar.board.ollama_version, bench.sidecar.board.unanswered = "0.32.3", 2
+    bench.ollama.behaviour.hang_after_tokens = 1
+    async with bench.sidecar.data.stream("POST", "/api/generate", json=ASK), asyncio.timeout(5):
+        assert await bench.get("/drain") == (200, "1 requests left")
+
+
+async def test_a_drain_asks_ollama_once_and_then_goes_by_the_warmers_looks(bench: Bench) -> None:
+    bench.in_service()
+    async with bench.draining() as drain:
+        await bench.looked_twice()
+        assert [seen.path for seen in bench.ollama.seen] == ["/api/version"]
+        bench.sidecar.board.ollama_version = None
+        assert await drain == (200, "0 requests left")
 
 
 async def test_the_state_is_one_document(bench: Bench) -> None:

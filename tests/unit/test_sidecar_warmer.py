@@ -391,6 +391,59 @@ async def test_where_all_models_are_on_demand_one_proves_the_server_and_then_may
     assert bench.loads() == ["spare"]
 
 
+async def test_where_all_models_are_on_demand_a_new_ollama_is_proved_anew(bench: Bench) -> None:
+    board = bench.sidecar.board
+    await bench.apply(bench.model("chat", residency="OnDemand"))
+    await bench.sidecar.warm("chat")
+    await bench.ollama.crash()
+    await bench.sidecar.until(lambda: board.ollama_version is None)
+    bench.ollama.behaviour.load_error = "no GPU any more"
+    await bench.ollama.start()
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+    assert not board.ready
+    bench.ollama.behaviour.load_error = None
+    bench.clock.now += 1
+    await bench.sidecar.warm("chat")
+    assert board.ready
+
+
+async def test_a_model_that_stays_for_its_requests_only_proves_the_server_too(bench: Bench) -> None:
+    await bench.apply(bench.model("chat", residency="OnDemand", keep_alive="0s"))
+    await bench.sidecar.warm("chat")
+    assert bench.sidecar.board.ready
+    await bench.sidecar.post("/api/generate", {"model": "chat", "prompt": "x", "stream": False})
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is CACHED)
+    assert bench.sidecar.board.ready
+
+
+async def test_a_model_on_demand_that_could_not_prove_the_server_is_left_to_its_clients(bench: Bench) -> None:
+    chat = bench.model("chat", residency="OnDemand")
+    bench.ollama.behaviour.load_error = "no"
+    await bench.apply(chat)
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is FAILED)
+    bench.ollama.behaviour.load_error = None
+    await bench.apply(chat, bench.model("large", "chat-large"))
+    await bench.sidecar.warm("large")
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is CACHED)
+    await bench.sidecar.post("/api/generate", {"model": "chat", "prompt": "x", "stream": False})
+    await bench.sidecar.warm("chat")
+    assert bench.sidecar.board.warmth["chat"].message == ""
+
+
+async def test_a_load_whose_client_gave_up_is_finished_for_the_next_one(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"), bench.model("spare", "chat-large", residency="OnDemand", keep_alive="10m"))
+    await bench.sidecar.warm("chat")
+    bench.ollama.behaviour.load_seconds = 1e9
+    client = asyncio.create_task(bench.sidecar.post("/api/generate", {"model": "spare", "prompt": "x"}))
+    while "spare" not in {body["model"] for body in bench.asked()}:
+        await asyncio.sleep(0)
+    await bench.sidecar.data.get("/api/version")
+    bench.ollama.behaviour.load_seconds = 0.0
+    client.cancel()
+    await bench.sidecar.warm("spare")
+    assert bench.loads() == ["chat", "spare"]
+
+
 async def test_weights_and_the_end_of_a_stay_are_told(bench: Bench) -> None:
     await bench.apply(bench.model("chat"), bench.model("spare", "chat-large", residency="OnDemand", keep_alive="10m"))
     await bench.sidecar.warm("chat")

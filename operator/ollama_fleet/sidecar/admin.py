@@ -89,20 +89,22 @@ class Admin:
 
         The kubelet calls this before it stops Ollama. Services and gateways hear at the same time that the pod goes,
         so requests still arrive for a moment and are served; a pod that was not in service need not wait for them. The
-        kubelet also calls it when it restarts a hung Ollama: then there is nothing to wait for.
+        kubelet also calls it when it restarts a hung or stuck Ollama: then there is nothing to wait for.
         """
-        in_service = self._board.ready
+        in_service, stuck = self._board.ready, self._board.stuck
         self._board.draining = True
         self._board.touch()
         started = self._clock()
         limit = started + (self._board.config.drain_seconds if self._board.config else 0)
         linger = min(limit, started + LINGER_SECONDS) if in_service else started
-        while self._clock() < limit and await self._alive():
+        alive = not stuck and await self._alive()
+        while alive and self._clock() < limit:
             if self._clock() >= linger:
                 self._board.closed = True
                 if not self._door.open:
                     break
             await asyncio.sleep(_QUIET_SECONDS)
+            alive = self._board.ollama_version is not None
         await _text(exchange, HTTPStatus.OK, f"{self._door.open} requests left")
 
     async def _alive(self) -> bool:

@@ -29,6 +29,8 @@ class Warmth:
     message: str = ""
     ready_once: bool = False
     """Whether it was Warm in this pod: its loss takes the pod out of service, a newcomer's loading does not."""
+    abandoned: bool = False
+    """A client left before it was in memory: the load ended with it."""
 
 
 class Board:
@@ -52,6 +54,8 @@ class Board:
         """New requests are refused. Later than ``draining``: who sends them has to hear of it first."""
         self.unanswered = 0
         """Loads in a row that Ollama let run out of time without a word."""
+        self.answered = False
+        """A model was loaded and gave an answer since Ollama started."""
         self.sequence = 0
         self._was_ready = False
         self._changed = asyncio.Event()
@@ -93,7 +97,7 @@ class Board:
             return
         after = replace(before, **changes)
         if after.phase is ModelPhase.WARM:
-            after = replace(after, ready_once=True)
+            after, self.answered = replace(after, ready_once=True, abandoned=False), True
         if after != before:
             self.warmth[name] = after
             self.touch()
@@ -132,7 +136,7 @@ class Board:
         """Whether a model was loaded and answered, where no Pinned one has to."""
         models = self.config.models if self.config else ()
         pinned = any(model.residency == "Pinned" for model in models)
-        return pinned or self._was_ready or any(known.ready_once for known in self.warmth.values())
+        return pinned or self.answered
 
     def why_not(self) -> str:
         """One line for people: what the pod waits for."""

@@ -128,14 +128,15 @@ def _refuse_unload(document: Mapping[str, Any]) -> None:
     """``ollama stop`` sends no input and ``keep_alive: 0``; made into anything else it would be a load."""
     if any(document.get(field) for field in _INPUT_FIELDS):
         return
-    if _is_zero(document.get("keep_alive")):
+    if is_zero(document.get("keep_alive")):
         raise Refused(
             HTTPStatus.FORBIDDEN,
             "models of this fleet are unloaded by their ModelSet, not by clients: remove the model or make it OnDemand",
         )
 
 
-def _is_zero(keep_alive: object) -> bool:
+def is_zero(keep_alive: object) -> bool:
+    """Whether a model leaves memory as soon as it is idle."""
     if isinstance(keep_alive, str):
         return re.fullmatch(r"[+-]?0[0.a-zµμ]*", keep_alive) is not None
     return isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and keep_alive == 0

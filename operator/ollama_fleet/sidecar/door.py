@@ -85,6 +85,9 @@ class Door:
         self._board.touch()
         try:
             await self._forward(exchange, body=prepared.body)
+        except ClientGone:
+            self._board.update(prepared.model.name, abandoned=True)
+            raise
         finally:
             slots.release()
             self._board.touch()

@@ -1,7 +1,7 @@
 """Keeps memory as the configuration wants it: loads Pinned models, proves each with a token, notices losses.
 
-One loop, level-triggered: look at Ollama, compare, act, wait. A load is asked for by nobody else, because a client that
-gives up would abort it.
+One loop, level-triggered: look at Ollama, compare, act, wait. OnDemand models are loaded by their clients' requests; a
+client that gives up aborts that load, and then it is done here.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.relay.upstream import UpstreamFailed
 from ollama_fleet.sidecar.board import Board
-from ollama_fleet.sidecar.bodies import keep_alive
+from ollama_fleet.sidecar.bodies import is_zero, keep_alive
 from ollama_fleet.sidecar.ollama import Ollama, OllamaError, Resident
 from ollama_fleet.sidecar.pending import possible
 from ollama_fleet.sidecar.residents import Residents
@@ -30,6 +30,8 @@ SLOW_SECONDS: Final = 5.0
 """Between looks while all is well. A look is one ``/api/ps``: no slot, no prompt cache is touched."""
 LOOK_SECONDS: Final = 15.0
 """How long Ollama may take to say what is in memory; longer is a hang."""
+_PROOF_STAY: Final = "1m"
+"""Of a model that stays in memory for its requests only, when it proves the server."""
 _NOWHERE: Final[dict[str, Any]] = {"size": 0, "size_vram": 0, "context_length": 0, "expires_at": ""}
 _RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -164,9 +166,13 @@ class Warmer:
                 self._board.update(model.name, phase=ModelPhase.CACHED, **_NOWHERE)
             else:
                 self._measure(model, found)
-        elif model.residency == "OnDemand" and known.phase is ModelPhase.CACHED and found is not None:
-            # A request loaded it, and was answered: that is the proof.
-            self._measure(model, found, phase=ModelPhase.WARM)
+        elif model.residency == "OnDemand":
+            if known.phase is ModelPhase.CACHED and found is not None:
+                # A request loaded it, and was answered: that is the proof.
+                self._measure(model, found, phase=ModelPhase.WARM, message="")
+            elif known.phase is ModelPhase.FAILED and found is None and self._board.proved:
+                # Others did prove the server: this one is left to its clients again.
+                self._board.update(model.name, phase=ModelPhase.CACHED)
 
     def _measure(self, model: GroupModel, found: Resident, **changes: Any) -> None:
         self._board.update(
@@ -181,14 +187,16 @@ class Warmer:
     def _next(self) -> GroupModel | None:
         """The model to load now: the configuration is ordered by priority.
 
-        OnDemand ones are left to their clients; but where there are no others, one of them has to prove the server.
+        OnDemand ones are left to their clients while these have the patience; but where there are no others, one of
+        them has to prove the server.
         """
-        now, unproved = self._clock(), not self._board.proved
-        for model in self._board.served:
-            known = self._board.warmth[model.name]
+        board, now = self._board, self._clock()
+        for model in board.served:
+            known = board.warmth[model.name]
+            wanted = model.residency == "Pinned" or not board.proved or known.abandoned
             cold = known.phase in {ModelPhase.CACHED, ModelPhase.FAILED, ModelPhase.LOADING}
-            due = now >= self._retry_at.get(model.name, 0.0) and model.name not in self._board.leaving
-            if (model.residency == "Pinned" or unproved) and cold and due:
+            due = now >= self._retry_at.get(model.name, 0.0) and model.name not in board.leaving
+            if wanted and cold and due:
                 return model
         return None
 
@@ -204,6 +212,9 @@ class Warmer:
         board.update(model.name, phase=ModelPhase.LOADING)
         limit = board.config.load_timeout_seconds if board.config else 0
         stay = keep_alive(model, board.served)
+        if is_zero(stay):
+            # It would be gone before it is seen.
+            stay = _PROOF_STAY
         try:
             async with asyncio.timeout(limit):
                 embedder = await self._is_embedder(model)
@@ -238,7 +249,7 @@ class Warmer:
         failures = self._failures.get(model.name, 0) + 1
         self._failures[model.name] = failures
         self._retry_at[model.name] = self._clock() + _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1]
-        self._board.update(model.name, phase=ModelPhase.FAILED, message=message[:256])
+        self._board.update(model.name, phase=ModelPhase.FAILED, message=message[:256], abandoned=False)
         logger.warning("model does not load", extra={"model": model.name, "error": message[:256], "try": failures})
 
     async def _is_embedder(self, model: GroupModel) -> bool:
@@ -253,7 +264,7 @@ class Warmer:
         if board.ollama_version is not None:
             logger.warning("Ollama does not answer", extra={"error": str(error)})
         board.ollama_version = None
-        board.unanswered = 0
+        board.unanswered, board.answered = 0, False
         for name, known in board.warmth.items():
             if known.phase is ModelPhase.WARM:
                 board.update(name, phase=ModelPhase.CACHED, **_NOWHERE)

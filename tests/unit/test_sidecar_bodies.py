@@ -72,6 +72,14 @@ def test_the_data_of_a_client_is_not_touched_below_the_policy() -> None:
     assert prepared(json.dumps({"model": "chat", "messages": [], "tools": tools}))["tools"] == tools
 
 
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    many = ",".join(["[]"] * 262_000)
+    assert len(prepared(f'{{"model": "chat", "context": [{many}]}}')["context"]) == 262_000
+    with pytest.raises(Refused) as refused:
+        prepared(f'{{"model": "chat", "context": [{many},{many}')
+    assert refused.value.status == 413
+
+
 def test_half_a_surrogate_pair_does_no_harm() -> None:
     assert prepared('{"model": "chat", "prompt": "\\ud800"}')["prompt"] == "?"
 

@@ -10,6 +10,7 @@ import pytest
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from ollama_fleet.relay.server import RelayServer
 from ollama_fleet.relay.upstream import Upstream
+from ollama_fleet.sidecar import door
 from ollama_fleet.sidecar.board import Board
 from ollama_fleet.sidecar.door import Door
 from ollama_fleet.sidecar.metrics import SidecarMetrics
@@ -51,33 +52,38 @@ class Scripted:
 class Bench:
     board: Board
     ollama: Scripted
+    door: Door
     port: int
 
-    async def send(self, path: str, body: object, *, method: str = "POST", extra: str = "") -> bytes:
-        reader, writer = await self.connect(path, body, method=method, extra=extra)
+    async def send(self, path: str, body: object, *, extra: str = "", chunked: bool = False) -> bytes:
+        reader, writer = await self.connect(path, body, extra=extra, chunked=chunked)
         async with asyncio.timeout(5):
             answer = await reader.read()
         writer.close()
         return answer
 
     async def connect(
-        self, path: str, body: object, *, method: str = "POST", extra: str = ""
+        self, path: str, body: object, *, extra: str = "", chunked: bool = False
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         raw = json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nConnection: close\r\n"
-        writer.write(f"{head}{extra}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(raw)}"
+        head = f"POST {path} HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nConnection: close\r\n"
+        sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(raw), raw) if chunked else raw
+        writer.write(f"{head}{extra}{framing}\r\n\r\n".encode() + sent)
         return reader, writer
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(door, "BODIES_BYTES", 1_200_000)
     ollama, board = Scripted(), Board()
-    listener = await asyncio.start_server(ollama.serve, "127.0.0.1", 0)
+    listener = await asyncio.start_server(ollama.serve, "127.0.0.1", 0, limit=2**21)
     board.configure(GroupConfig(namespace="n", deployment="d", group="g", ollama_version="0.32.3", models=(MODEL,)))
     upstream = Upstream("127.0.0.1", listener.sockets[0].getsockname()[1])
-    server = RelayServer(Door(board, upstream, SidecarMetrics(board)))
-    yield Bench(board, ollama, await server.start("127.0.0.1", 0))
+    under_test = Door(board, upstream, SidecarMetrics(board))
+    server = RelayServer(under_test)
+    yield Bench(board, ollama, under_test, await server.start("127.0.0.1", 0))
     ollama.let_end.set()
     await server.stop(grace=1)
     listener.close()
@@ -137,6 +143,40 @@ async def test_a_client_that_leaves_the_wait_list_never_reaches_ollama(bench: Be
     slots.release()
     assert bench.ollama.heads == []
     assert slots.in_flight == 0
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_that_wait_are_bounded_together(bench: Bench, *, chunked: bool) -> None:
+    slots, large = bench.board.slots["chat"], {"model": "chat", "prompt": "x" * 700_000}
+    await slots.acquire()
+    first, writer = await bench.connect("/api/generate", large)
+    async with asyncio.timeout(5):
+        while slots.waiting != 1:
+            await asyncio.sleep(0)
+    refused = await bench.send("/api/generate", large, chunked=chunked)
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"x-ollama-fleet-busy: 1" in refused
+    small, other = await bench.connect("/api/generate", {"model": "chat", "prompt": "x"})
+    async with asyncio.timeout(5):
+        while slots.waiting != 2:
+            await asyncio.sleep(0)
+        slots.release()
+        for reader in (first, small):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    assert bench.door._budget.free == door.BODIES_BYTES
+    writer.close()
+    other.close()
+
+
+async def test_a_body_takes_nothing_any_more_when_ollama_has_it(bench: Bench) -> None:
+    bench.ollama.hang = True
+    _, writer = await bench.connect("/api/generate", {"model": "chat", "prompt": "x" * 700_000})
+    await until(bench.ollama.reached)
+    async with asyncio.timeout(5):
+        while bench.door._budget.free < door.BODIES_BYTES:
+            await asyncio.sleep(0)
+    assert bench.board.slots["chat"].in_flight == 1
+    writer.close()
 
 
 @pytest.mark.parametrize(

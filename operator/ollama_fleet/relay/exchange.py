@@ -59,26 +59,34 @@ class Exchange:
         self.gone = asyncio.Event()
         """Set when the client is gone."""
 
-    async def read_body(self, limit: int) -> bytes:
-        """The whole body. Raises BadMessage (413) beyond ``limit`` bytes, and ClientGone."""
+    async def read_body(self, limit: int, *, arrived: Callable[[int], None] = lambda _: None) -> bytes:
+        """The whole body. Raises BadMessage (413) beyond ``limit`` bytes, and ClientGone.
+
+        ``arrived`` hears how many bytes there are; what it raises ends the reading.
+        """
         declared = self.head.get(b"content-length")
         if declared is not None and int(declared) > limit:
             raise BadMessage(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes")
         if (self.head.get(b"expect") or b"").lower() == b"100-continue" and not self.complete:
             self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not self.complete:
-            if len(self._body) > limit:
-                raise BadMessage(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes")
-            if self.gone.is_set():
-                raise ClientGone
-            self._arrived.clear()
-            self._connection.resume_reading()
-            await self._arrived.wait()
+        try:
+            while not self._has_all(limit, arrived):
+                self._arrived.clear()
+                self._connection.resume_reading()
+                await self._arrived.wait()
+        finally:
+            body, self._body = self._body, bytearray()
         # Also now: a connection that is not read does not tell that its client left.
         self._connection.resume_reading()
+        return bytes(body)
+
+    def _has_all(self, limit: int, arrived: Callable[[int], None]) -> bool:
         if len(self._body) > limit:
             raise BadMessage(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {limit} bytes")
-        return bytes(self._body)
+        arrived(len(self._body))
+        if self.gone.is_set() and not self.complete:
+            raise ClientGone
+        return self.complete
 
     async def answer(
         self,

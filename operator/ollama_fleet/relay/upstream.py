@@ -82,6 +82,12 @@ class Answer:
             pass
         return True
 
+    async def sent(self) -> None:
+        """Until the upstream has the request, but for a little that waits in buffers."""
+        # One that answers early need not read it all: its answer tells.
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+
     async def read_head(self) -> None:
         """Until the head is there."""
         while not self._head_done:
@@ -142,7 +148,11 @@ class Upstream:
         except (OSError, TimeoutError) as error:
             raise UpstreamFailed(f"cannot connect: {error}") from error
         try:
-            writer.write(self._head(method, target, headers, body) + (body or b""))
+            writer.write(self._head(method, target, headers, body))
+            if body:
+                writer.write(body)
+                # Answers take minutes: a large body is not kept for them.
+                del body
             answer = Answer(reader, writer)
             yield answer
         except OSError as error:

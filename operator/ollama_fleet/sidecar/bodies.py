@@ -31,6 +31,10 @@ _STRIPPED_OPTIONS: Final = frozenset(
     }
 )
 """Options that make Ollama unload and load a model again when they differ from request to request."""
+_MAX_MARKS: Final = 512 * 1024
+"""Marks that stand between values of JSON: parsed, values take up to 140 bytes for each of them, and a second for all.
+Those in texts count too; one with so many has more tokens than a context."""
+_MARKS: Final = b",:[{"
 _STRIPPED_FIELDS: Final = frozenset({"shift"})
 _INPUT_FIELDS: Final = ("prompt", "messages", "input", "images")
 
@@ -68,6 +72,8 @@ def keep_alive(model: GroupModel, served: Served) -> int | str:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
+    if sum(map(raw.count, _MARKS)) > _MAX_MARKS:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body has too many values")
     try:
         document = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError as error:
@@ -82,7 +88,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
 def _serialised(document: Mapping[str, Any]) -> bytes:
     try:
         # Half a surrogate pair is legal in JSON's escapes and has no place in UTF-8.
-        return json.dumps(document, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
     except ValueError as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "the body has a number that is too large") from error
 

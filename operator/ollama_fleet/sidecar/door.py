@@ -7,18 +7,24 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
+from ollama_fleet.api.group import GroupModel
 from ollama_fleet.relay.exchange import ClientGone, Exchange
 from ollama_fleet.relay.messages import forwardable
 from ollama_fleet.relay.upstream import Answer, Upstream, UpstreamFailed
 from ollama_fleet.sidecar.board import Board
-from ollama_fleet.sidecar.bodies import Prepared, prepare
+from ollama_fleet.sidecar.bodies import prepare
+from ollama_fleet.sidecar.budget import Budget, Share
 from ollama_fleet.sidecar.metrics import SidecarMetrics
 from ollama_fleet.sidecar.refusals import Refused, render
-from ollama_fleet.sidecar.routes import Kind, dialect, find
+from ollama_fleet.sidecar.routes import Kind, Route, dialect, find
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES: Final = 64 * 2**20
+MAX_BODY_BYTES: Final = 24 * 2**20
+BODIES_BYTES: Final = 48 * 2**20
+"""Of all bodies together. The container may use 512 MiB: 60 for the process, 54 for these (a buffer that grows has an
+eighth to spare), and one body at a time is parsed and written anew, which takes at most 360: 288 for 24 MiB of text
+with characters of four bytes, and 72 for as many values as ``bodies`` lets through."""
 SETTLE_SECONDS: Final = 60.0
 """How long Ollama may take to notice that a client went away, before its slot is reported as stuck: it is then free
 when Ollama ends the answer or its process."""
@@ -37,6 +43,7 @@ class Door:
         self._board = board
         self._upstream = upstream
         self._metrics = metrics
+        self._budget = Budget(BODIES_BYTES)
         self.open = 0
         """Exchanges under way."""
 
@@ -44,7 +51,8 @@ class Door:
         """Answer one exchange."""
         self.open += 1
         try:
-            await self._admit(exchange)
+            with self._budget.share() as share:
+                await self._admit(exchange, share)
         except Refused as refused:
             await self._refuse(exchange, refused)
         except UpstreamFailed as error:
@@ -58,7 +66,7 @@ class Door:
             self.open -= 1
             self._metrics.request(exchange.head.path, exchange.status)
 
-    async def _admit(self, exchange: Exchange) -> None:
+    async def _admit(self, exchange: Exchange, share: Share) -> None:
         head = exchange.head
         route = find(head.method, head.path)
         if route is None:
@@ -67,38 +75,45 @@ class Door:
                 f"{head.method} {head.path[:128]} is not served here: models are managed by ModelSets",
             )
         if route.kind is Kind.PLAIN:
-            await self._forward(exchange, body=None)
+            await self._forward(exchange, share)
             return
         if head.get(b"content-encoding") not in {None, b"identity"}:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted: send plain JSON")
         if self._board.closed:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "server is draining; try again", retry_after=1, busy=True)
-        prepared = prepare(await exchange.read_body(MAX_BODY_BYTES), route=route, served=self._board.served)
+        model = await self._take(exchange, route, share)
         if route.kind is Kind.SHOW:
-            await self._forward(exchange, body=prepared.body)
+            await self._forward(exchange, share)
             return
-        await self._run(exchange, prepared)
+        await self._run(exchange, model, share)
 
-    async def _run(self, exchange: Exchange, prepared: Prepared) -> None:
-        slots = self._board.slots[prepared.model.name]
-        await _unless_gone(exchange, slots.acquire(priority=prepared.model.priority))
+    async def _take(self, exchange: Exchange, route: Route, share: Share) -> GroupModel:
+        """Read a body and bring it in line; returns the model that it names. Only ``share`` keeps the body."""
+        raw = await exchange.read_body(MAX_BODY_BYTES, arrived=share.grow)
+        prepared = prepare(raw, route=route, served=self._board.served)
+        share.hold(prepared.body)
+        return prepared.model
+
+    async def _run(self, exchange: Exchange, model: GroupModel, share: Share) -> None:
+        slots = self._board.slots[model.name]
+        await _unless_gone(exchange, slots.acquire(priority=model.priority))
         self._board.touch()
         try:
-            await self._forward(exchange, body=prepared.body)
+            await self._forward(exchange, share)
         except ClientGone:
-            self._board.update(prepared.model.name, abandoned=True)
+            self._board.update(model.name, abandoned=True)
             raise
         finally:
             slots.release()
             self._board.touch()
 
-    async def _forward(self, exchange: Exchange, *, body: bytes | None) -> None:
+    async def _forward(self, exchange: Exchange, share: Share) -> None:
         head = exchange.head
         target = f"{head.path}?{head.query}" if head.query else head.path
         headers = tuple(forwardable(head.headers, drop=_NOT_FORWARDED))
-        async with self._upstream.request(head.method, target, headers=headers, body=body) as answer:
+        async with self._upstream.request(head.method, target, headers=headers, body=share.content or None) as answer:
             try:
-                await _unless_gone(exchange, self._stream(exchange, answer))
+                await _unless_gone(exchange, self._stream(exchange, answer, share))
             except ClientGone:
                 if not await answer.settle(SETTLE_SECONDS):
                     # The slot stays taken: given away, it would run beside a generation that nobody reads.
@@ -106,7 +121,9 @@ class Door:
                     await answer.settle(None)
                 raise
 
-    async def _stream(self, exchange: Exchange, answer: Answer) -> None:
+    async def _stream(self, exchange: Exchange, answer: Answer, share: Share) -> None:
+        await answer.sent()
+        share.hold(b"")
         await answer.read_head()
         headers = tuple(forwardable(answer.headers, drop=frozenset({b"content-length", b"date", b"server"})))
         await exchange.start(answer.status, headers, length=answer.length)

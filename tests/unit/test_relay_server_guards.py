@@ -103,6 +103,33 @@ async def test_a_slow_request_is_given_up() -> None:
         await server.stop(grace=0)
 
 
+async def test_a_slow_body_is_given_up_also_behind_another_request() -> None:
+    server = RelayServer(echo, idle_seconds=0.2)
+    port = await server.start("127.0.0.1", 0)
+    first = request("Host: a", "Content-Length: 3", body=b"one")
+    slow = request("Host: a", "Content-Length: 1000", start="POST /b HTTP/1.1", body=b"x")
+    try:
+        answer = await talk(("127.0.0.1", port), first + slow)
+        assert answer.count(b"HTTP/1.1") == answer.count(b"/a:one")
+    finally:
+        await server.stop(grace=0)
+
+
+async def test_clients_of_http_1_0_get_no_chunks() -> None:
+    async def stream(exchange: Exchange) -> None:
+        await exchange.start(200, (), length=None)
+        await exchange.write(b"hello")
+        await exchange.end()
+
+    server = RelayServer(stream)
+    port = await server.start("127.0.0.1", 0)
+    try:
+        answer = await talk(("127.0.0.1", port), request("Host: a", "Connection: keep-alive", start="GET / HTTP/1.0"))
+        assert answer == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello"
+    finally:
+        await server.stop(grace=0)
+
+
 async def test_a_client_that_reads_nothing_is_given_up_and_memory_stays_bounded() -> None:
     written = 0
     lost = asyncio.Event()

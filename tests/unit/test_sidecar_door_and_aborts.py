@@ -29,6 +29,7 @@ class Scripted:
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     hang: bool = False
     cut: bool = False
+    open_end: bool = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -42,7 +43,9 @@ class Scripted:
             await self.let_end.wait()
         else:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n3\r\nabc\r\n")
-            if not self.cut:
+            if self.open_end:
+                assert await reader.read() == b""
+            elif not self.cut:
                 writer.write(b"0\r\n\r\n")
             await writer.drain()
         writer.close()
@@ -53,6 +56,7 @@ class Bench:
     board: Board
     ollama: Scripted
     door: Door
+    metrics: SidecarMetrics
     port: int
 
     async def send(self, path: str, body: object, *, extra: str = "", chunked: bool = False) -> bytes:
@@ -81,9 +85,10 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     listener = await asyncio.start_server(ollama.serve, "127.0.0.1", 0, limit=2**21)
     board.configure(GroupConfig(namespace="n", deployment="d", group="g", ollama_version="0.32.3", models=(MODEL,)))
     upstream = Upstream("127.0.0.1", listener.sockets[0].getsockname()[1])
-    under_test = Door(board, upstream, SidecarMetrics(board))
+    metrics = SidecarMetrics(board)
+    under_test = Door(board, upstream, metrics)
     server = RelayServer(under_test)
-    yield Bench(board, ollama, under_test, await server.start("127.0.0.1", 0))
+    yield Bench(board, ollama, under_test, metrics, await server.start("127.0.0.1", 0))
     ollama.let_end.set()
     await server.stop(grace=1)
     listener.close()
@@ -143,6 +148,19 @@ async def test_a_client_that_leaves_the_wait_list_never_reaches_ollama(bench: Be
     slots.release()
     assert bench.ollama.heads == []
     assert slots.in_flight == 0
+
+
+async def test_a_client_that_leaves_a_stream_counts_as_one_that_left(bench: Bench) -> None:
+    bench.ollama.open_end = True
+    reader, writer = await bench.connect("/api/generate", {"model": "chat", "prompt": "x"})
+    assert await reader.readuntil(b"abc")
+    writer.close()
+    async with asyncio.timeout(5):
+        while bench.door.open:
+            await asyncio.sleep(0)
+    counted = (await bench.metrics.answer()).body
+    assert b'requests_total{code="0",route="/api/generate"} 1.0' in counted
+    assert b'code="200"' not in counted
 
 
 @pytest.mark.parametrize("chunked", [False, True])

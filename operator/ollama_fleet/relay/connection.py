@@ -165,7 +165,9 @@ class Connection(asyncio.Protocol):
         check_framing(head)
         if len(self._queue) >= _MAX_PIPELINED:
             raise BadMessage(HTTPStatus.BAD_REQUEST, "too many requests at once")
-        self._receiving = Exchange(head, self, keep_alive=self._parser.should_keep_alive())
+        chunks = self._parser.get_http_version() != "1.0"
+        stays = chunks and self._parser.should_keep_alive()
+        self._receiving = Exchange(head, self, keep_alive=stays, chunks=chunks)
         if self._exchange is None:
             self._begin(self._receiving)
         else:
@@ -273,6 +275,8 @@ class Connection(asyncio.Protocol):
             return
         if self._queue:
             self._begin(self._queue.popleft())
+            if self._exchange is self._receiving:
+                self._arm()
             return
         self._arm()
         self.resume_reading()

@@ -42,8 +42,8 @@ class Wire(Protocol):
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, head: Head, connection: Wire, *, keep_alive: bool) -> None:
-        """Made by the server."""
+    def __init__(self, head: Head, connection: Wire, *, keep_alive: bool, chunks: bool) -> None:
+        """Made by the server. ``chunks``: whether the client understands them."""
         self.head = head
         self.started = False
         """Whether the head of the answer is on its way: then its status can no longer change."""
@@ -51,6 +51,7 @@ class Exchange:
         self.finished = False
         self._connection = connection
         self._keep_alive = keep_alive
+        self._chunks = chunks
         self._chunked = False
         self._body = bytearray()
         self.complete = False
@@ -104,13 +105,11 @@ class Exchange:
         await self._finish()
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, length: int | None) -> None:
-        """Begin an answer whose body follows by ``write``; of unknown length it is chunked."""
-        self._chunked = length is None and self.head.method != "HEAD" and status not in {204, 304}
-        framing = (
-            ((b"transfer-encoding", b"chunked"),)
-            if self._chunked
-            else ((b"content-length", str(length or 0).encode()),)
-        )
+        """Begin an answer whose body follows by ``write``; of unknown length it is chunked, or ends the connection."""
+        framing: tuple[tuple[bytes, bytes], ...] = ((b"content-length", str(length or 0).encode()),)
+        if length is None and self.head.method != "HEAD" and status not in {204, 304}:
+            self._chunked = self._chunks
+            framing = ((b"transfer-encoding", b"chunked"),) if self._chunks else ()
         self._start(status, (*headers, *framing))
 
     async def write(self, chunk: bytes) -> None:

@@ -64,7 +64,8 @@ class Door:
                 await self._refuse(exchange, Refused(HTTPStatus.BAD_GATEWAY, "Ollama does not answer; try again"))
         finally:
             self.open -= 1
-            self._metrics.request(exchange.head.path, exchange.status)
+            left = exchange.gone.is_set() and not exchange.finished
+            self._metrics.request(exchange.head.path, 0 if left else exchange.status)
 
     async def _admit(self, exchange: Exchange, share: Share) -> None:
         head = exchange.head

@@ -30,7 +30,6 @@ class Route:
 
     kind: Kind
     dialect: Dialect = Dialect.OLLAMA
-    embedding: bool = False
 
 
 _PLAIN: Final = Route(Kind.PLAIN)
@@ -49,12 +48,12 @@ _ROUTES: Final[dict[tuple[str, str], Route]] = {
     ("POST", "/api/show"): Route(Kind.SHOW),
     ("POST", "/api/generate"): _MODEL,
     ("POST", "/api/chat"): _MODEL,
-    ("POST", "/api/embed"): Route(Kind.MODEL, embedding=True),
-    ("POST", "/api/embeddings"): Route(Kind.MODEL, embedding=True),
+    ("POST", "/api/embed"): _MODEL,
+    ("POST", "/api/embeddings"): _MODEL,
     ("POST", "/v1/chat/completions"): _OPENAI,
     ("POST", "/v1/completions"): _OPENAI,
     ("POST", "/v1/responses"): _OPENAI,
-    ("POST", "/v1/embeddings"): Route(Kind.MODEL, Dialect.OPENAI, embedding=True),
+    ("POST", "/v1/embeddings"): _OPENAI,
     ("POST", "/v1/messages"): Route(Kind.MODEL, Dialect.ANTHROPIC),
 }
 _ONE_MODEL: Final = "/v1/models/"

@@ -88,6 +88,22 @@ async def test_ready_says_what_it_waits_for(bench: Bench) -> None:
     assert await bench.get("/readyz") == (503, "draining")
 
 
+@pytest.mark.parametrize("wanted", [["chat"], []])
+async def test_a_model_that_leaves_before_it_was_warm_makes_no_pod_ready(bench: Bench, wanted: list[str]) -> None:
+    board = bench.sidecar.board
+    board.ollama_version = "0.32.3"
+    board.leave(["chat"], wanted=wanted)
+    assert (await bench.get("/readyz"))[0] == 503
+
+
+async def test_a_model_that_changes_takes_its_pod_out_of_service_when_it_is_gone(bench: Bench) -> None:
+    bench.in_service()
+    bench.sidecar.board.leave(["chat"], wanted=["chat"])
+    assert await bench.get("/readyz") == (200, "ok")
+    bench.sidecar.board.update("chat", phase=ModelPhase.CACHED)
+    assert await bench.get("/readyz") == (503, "chat: Cached")
+
+
 async def test_ollama_is_alive_as_long_as_it_tells_its_version(bench: Bench) -> None:
     assert await bench.get("/ollama-livez") == (200, "ok")
     bench.ollama.behaviour.hang_paths = ["/api/version"]

@@ -47,6 +47,8 @@ class Board:
         self.warmth: dict[str, Warmth] = {}
         self.leaving: frozenset[str] = frozenset()
         """Models that a new configuration takes out of memory just now."""
+        self._removed: frozenset[str] = frozenset()
+        """Those of them that do not come back."""
         self.ollama_version: str | None = None
         self.draining = False
         """The pod is about to stop: it should get no new requests."""
@@ -65,7 +67,7 @@ class Board:
 
         ``weights`` are the digests of those that are installed, by name.
         """
-        self.config, self.leaving = config, frozenset()
+        self.config, self.leaving, self._removed = config, frozenset(), frozenset()
         self.served = Served(config.models, weights=weights)
         self.warmth = {model.name: self.warmth.get(model.name, Warmth()) for model in config.models}
         wishes: dict[str, int] = {}
@@ -78,9 +80,10 @@ class Board:
         self.slots = {model.name: self._runners[self.served.runner(model)] for model in config.models}
         self.touch()
 
-    def leave(self, names: Iterable[str]) -> None:
-        """Models that are to leave memory get no new requests, until a configuration is in force that says so."""
+    def leave(self, names: Iterable[str], *, wanted: Iterable[str]) -> None:
+        """Models that are to leave memory get no new requests until the configuration of those wanted is in force."""
         self.leaving = frozenset(names)
+        self._removed = self.leaving - frozenset(wanted)
         for name in self.leaving:
             self.slots[name].resize(0)
 
@@ -120,9 +123,7 @@ class Board:
             return False
         if not self.proved:
             return False
-        staying = [model for model in self.config.models if model.name not in self.leaving]
-        pinned = [self.warmth[model.name] for model in staying if model.residency == "Pinned"]
-        missing = [known for known in pinned if known.phase is not ModelPhase.WARM]
+        missing = [known for known in self._pinned if known.phase is not ModelPhase.WARM]
         # A model that joins later must not take down a pod that serves the others.
         return not missing or (self._was_ready and not any(known.ready_once for known in missing))
 
@@ -134,9 +135,13 @@ class Board:
     @property
     def proved(self) -> bool:
         """Whether a model was loaded and answered, where no Pinned one has to."""
+        return bool(self._pinned) or self.answered
+
+    @property
+    def _pinned(self) -> list[Warmth]:
         models = self.config.models if self.config else ()
-        pinned = any(model.residency == "Pinned" for model in models)
-        return pinned or self.answered
+        staying = (model for model in models if model.name not in self._removed)
+        return [self.warmth[model.name] for model in staying if model.residency == "Pinned"]
 
     def why_not(self) -> str:
         """One line for people: what the pod waits for."""

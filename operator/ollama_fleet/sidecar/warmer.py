@@ -64,7 +64,7 @@ class Warmer:
         held = [model for model in (board.config.models if board.config else ()) if board.warmth[model.name].digest]
         ready = possible(config, held=held, models=self._models)
         leaving = self._changed(ready)
-        board.leave(model.name for model in leaving)
+        board.leave((model.name for model in leaving), wanted=(model.name for model in ready.models))
         return await self._gone(leaving) and self._install(ready, wish=config)
 
     def _install(self, config: GroupConfig, *, wish: GroupConfig) -> bool:

@@ -1,6 +1,7 @@
 """A cache on a PersistentVolumeClaim: one Job writes, servers only read, and claims that cannot do that are refused."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import kubernetes.client
@@ -13,6 +14,7 @@ from ollama_fleet.manifests.render import render
 from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ClaimView
+from ollama_fleet.store import main
 from tests.support.plans import GPU, request, view
 
 OWNER = Owner(namespace="ns", name="chat", uid="u")
@@ -23,8 +25,8 @@ TWINS = (  # the same weights with other load options never share a server
 )
 
 
-def plan(*modes: str, models: Any = ({"name": "a"},), **spec: Any) -> Plan:
-    wish = request(view(*models), storage=STORAGE, **spec)
+def plan(*modes: str, models: Any = ({"name": "a"},), storage: Any = STORAGE, **spec: Any) -> Plan:
+    wish = request(view(*models), storage=storage, **spec)
     return plan_deployment(replace(wish, claim=ClaimView(frozenset(modes)) if modes else None))
 
 
@@ -101,3 +103,29 @@ def test_a_job_is_named_by_its_content_and_the_place_that_it_fills() -> None:
     (default,), (elsewhere,) = (made.groups for made in on_nodes)
     jobs = [prepull_job(found, owner=OWNER, node=node) for found in (default, elsewhere) for node in ("n", "m")]
     assert len({job["metadata"]["name"] for job in jobs}) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"contextLength": 4096},
+        {"modelfile": {"system": "be brief"}},
+        {"modelfile": {"template": "{{ .Prompt }}"}},
+        {"modelfile": {"parameters": {"temperature": 0.5}}},
+    ],
+    ids=lambda change: str(change.get("modelfile", change)),
+)
+def test_layers_that_no_registry_has_need_a_job_where_servers_only_read(tmp_path: Path, change: dict[str, Any]) -> None:
+    for storage, again in ((STORAGE, True), ({"cache": {"type": "Node"}}, False)):
+        (before,) = plan("ReadWriteMany", storage=storage).groups
+        (after,) = plan("ReadWriteMany", storage=storage, models=({"name": "a", **change},)).groups
+        jobs = [prepull_job(group, owner=OWNER, node=None) for group in (before, after)]
+        assert (jobs[0]["metadata"]["name"] != jobs[1]["metadata"]["name"]) is again
+        (mounted := tmp_path / "config").write_text(after.config.model_dump_json())
+        (option,) = (arg for arg in _args(jobs[1]) if arg.startswith("--content="))
+        assert main._read(mounted, content=option.partition("=")[2]) == after.config
+
+
+def _args(job: dict[str, Any]) -> list[str]:
+    found: list[str] = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    return found

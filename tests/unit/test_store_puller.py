@@ -4,12 +4,14 @@ import asyncio
 import errno
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ollama_fleet.api.group import GroupConfig, Modelfile
 from ollama_fleet.api.progress import PullProgress
+from ollama_fleet.store import layout
 from ollama_fleet.store.errors import RateLimited
 from ollama_fleet.store.install import Store, install_manifests, missing_blobs
 from ollama_fleet.store.manifest import LAYER_ADAPTER, digest_of, parse_manifest
@@ -271,19 +273,34 @@ async def test_a_modelfile_that_cannot_work_is_refused_before_anything_is_fetche
         assert registry.requests == []
 
 
-async def test_a_read_only_cache_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the blobs read-only, also for root."""
+    write = layout.write_atomically
+
+    def refuse(path: Path, content: bytes, **kwargs: int) -> None:
+        if tmp_path / "blobs" in path.parents:
+            raise OSError(30, "Read-only file system")
+        write(path, content, **kwargs)
+
+    return lambda: monkeypatch.setattr(layout, "write_atomically", refuse)
+
+
+async def test_a_read_only_cache_serves_what_it_holds(tmp_path: Path, read_only: Callable[[], None]) -> None:
     async with FakeRegistry() as registry:
         one = model(registry, registry.add_model(b"one"))
         await pull(group(one), tmp_path, "job")
-
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    store = Store.at(tmp_path)
-    monkeypatch.setattr(store.blobs, "put", refuse)
-    monkeypatch.setattr(Store, "at", lambda _models_dir: store)
+    read_only()
     needs_layer = one.model_copy(update={"name": "other", "context_length": 1024})
     assert install_manifests(group(needs_layer, one), tmp_path).keys() == {"tiny"}
+
+
+async def test_a_small_blob_that_is_there_is_not_written_again(tmp_path: Path, read_only: Callable[[], None]) -> None:
+    blobs = Store.at(tmp_path).blobs
+    digest = blobs.put(b"system")
+    (tmp_path / "blobs" / ".verified" / digest.partition(":")[2]).unlink()
+    read_only()
+    assert Store.at(tmp_path).blobs.put(b"system") == digest
 
 
 async def ask(port: int, request: bytes) -> bytes:

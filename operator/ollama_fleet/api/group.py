@@ -98,13 +98,23 @@ class GroupConfig(Observed):
         """
         return self._received or _hash(self.to_wire())
 
-    def content(self) -> str:
-        """A short hash of the files that a cache must hold for the group."""
+    def content(self, *, derived: bool = False) -> str:
+        """A short hash of the files that a cache must hold for the group.
+
+        With ``derived`` also of what makes the layers that no registry has: servers that only read cannot add them.
+        """
         wanted = sorted(
-            (model.registry, model.repository, model.manifest_digest, model.modelfile.adapter or "")
+            (
+                *(model.registry, model.repository, model.manifest_digest, model.modelfile.adapter or ""),
+                *((_derived(model),) if derived else ()),
+            )
             for model in self.models
         )
         return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+
+
+def _derived(model: GroupModel) -> str:
+    return json.dumps([model.context_length, model.modelfile.to_wire()], sort_keys=True)
 
 
 def _hash(document: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from ollama_fleet.api import names
 from ollama_fleet.api.ollamadeployment import EPHEMERAL
 from ollama_fleet.manifests.names import Owner, child_name, metadata, selector
 from ollama_fleet.manifests.pod import USER, node_affinity
-from ollama_fleet.manifests.storage import config_mount, secret_mounts, store_mounts, volumes
+from ollama_fleet.manifests.storage import config_mount, secret_mounts, shares_claim, store_mounts, volumes
 from ollama_fleet.planning.plan import Group
 
 LABEL_PULLS_FOR: Final = f"{names.GROUP}/pulls-for"
@@ -27,8 +27,13 @@ def job_name(group: Group, *, owner: Owner, node: str | None, claim: str) -> str
     """
     cache = group.storage.cache or EPHEMERAL
     place = f"{node}{cache.path or ''}" if cache.type == "Node" else claim
-    key = hashlib.sha256(f"{place}/{group.config.content()}".encode()).hexdigest()[:10]
+    key = hashlib.sha256(f"{place}/{_content(group)}".encode()).hexdigest()[:10]
     return f"{child_name(owner, group.name)}-pull-{key}"
+
+
+def _content(group: Group) -> str:
+    """What the group's cache must hold; a claim also what servers with a cache of their own write themselves."""
+    return group.config.content(derived=shares_claim(group))
 
 
 def prepull_job(group: Group, *, owner: Owner, node: str | None, claim: str = "") -> dict[str, Any]:
@@ -71,7 +76,7 @@ def _pod(group: Group, *, owner: Owner, node: str | None) -> dict[str, Any]:
             {
                 "name": names.CONTAINER_PULLER,
                 "image": group.fleet_image,
-                "args": ["puller", "--mode=job", f"--content={group.config.content()}"],
+                "args": ["puller", "--mode=job", f"--content={_content(group)}"],
                 "ports": [{"name": "progress", "containerPort": names.PORT_PROGRESS}],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
                 "securityContext": {

@@ -94,7 +94,8 @@ class BlobDirectory:
     def put(self, content: bytes) -> str:
         """Store a small blob, unless it is there; returns its digest."""
         digest = digest_of(content)
-        if not self.has(Descriptor("", digest, len(content))):
+        blob = Descriptor("", digest, len(content))
+        if not self.has(blob) and not self.verify(blob, stop=threading.Event()):
             write_atomically(self.blob_path(digest), content, mode=BLOB_MODE)
             self.mark(digest)
         return digest

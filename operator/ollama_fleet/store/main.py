@@ -48,7 +48,7 @@ def _read(path: Path, *, content: str | None) -> GroupConfig | None:
     """
     for _ in range(_PATIENCE_SECONDS):
         config = GroupConfig.model_validate_json(path.read_bytes())
-        if content is None or config.content() == content:
+        if content in {None, config.content(), config.content(derived=True)}:
             return config
         time.sleep(1)
     _LOG.warning("the mounted configuration is not the wanted one: content=%s", content)

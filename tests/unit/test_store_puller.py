@@ -295,6 +295,21 @@ async def test_a_read_only_cache_serves_what_it_holds(tmp_path: Path, read_only:
     assert install_manifests(group(needs_layer, one), tmp_path).keys() == {"tiny"}
 
 
+async def test_what_verify_found_right_on_a_read_only_cache_counts_for_the_whole_pod(
+    tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    async with FakeRegistry() as registry:
+        one = model(registry, registry.add_model(b"one"))
+        await pull(group(one), tmp_path, "job")
+        config = group(one.model_copy(update={"context_length": 1024}))
+        await pull(config, tmp_path, "job")
+    shutil.rmtree(tmp_path / "blobs" / ".verified")  # as of a cache that was restored from a copy
+    (tmp_path / "blobs").chmod(0o555)
+    read_only()
+    assert await pull(config, tmp_path, "verify") is ExitCode.DONE
+    assert names(tmp_path) == {f"{name}:latest": digest for name, digest in install_manifests(config, tmp_path).items()}
+
+
 async def test_a_small_blob_that_is_there_is_not_written_again(tmp_path: Path, read_only: Callable[[], None]) -> None:
     blobs = Store.at(tmp_path).blobs
     digest = blobs.put(b"system")

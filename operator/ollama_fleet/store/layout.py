@@ -6,6 +6,7 @@
     <models>/blobs/sha256-<hex>                           content-addressed, may be shared by pods
     <models>/blobs/.incoming/<hex>.{partial,journal}      downloads under way (see `ollama_fleet.store.download`)
     <models>/blobs/.verified/<hex>                        marks of verified blobs
+    <models>/.verified/<hex>                              the pod's own marks, where blobs are read-only
 
 Ollama trusts blobs that are there. We do not: a blob counts when its sha256 was computed by us, and the mark of that
 holds only as long as the file's inode, size, mtime and ctime stay (no ordinary program can set ctime). Bytes that rot
@@ -39,14 +40,14 @@ class BlobDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.incoming = path / ".incoming"
-        self._marks = path / ".verified"
-        # A cache that is mounted read-only takes no marks; what this process has verified still counts.
+        self._marks = (path / ".verified", path.parent / ".verified")
+        # On a full disk no mark can be written; what this process has verified still counts.
         self._verified: dict[str, Fingerprint] = {}
         self._refused: dict[str, Fingerprint] = {}
 
     def prepare(self) -> None:
         """Create the directories."""
-        for path in (self.path, self.incoming, self._marks):
+        for path in (self.path, self.incoming, self._marks[0]):
             make_directory(path)
 
     def blob_path(self, digest: str) -> Path:
@@ -58,7 +59,9 @@ class BlobDirectory:
         fingerprint = self._fingerprint(blob.digest)
         if fingerprint is None or fingerprint[0] != blob.size:
             return False
-        return self._verified.get(blob.digest) == fingerprint or self._read_mark(blob.digest) == fingerprint
+        if self._verified.get(blob.digest) == fingerprint:
+            return True
+        return any(_read_mark(marks / _hex(blob.digest)) == fingerprint for marks in self._marks)
 
     def verify(self, blob: Descriptor, *, stop: threading.Event) -> bool:
         """Hash the file and mark it. False when it is absent or not what its name says, or when stopped.
@@ -81,14 +84,16 @@ class BlobDirectory:
         if fingerprint is None:
             return
         self._verified[digest] = fingerprint
-        # A mark that cannot be written costs one more hashing, nothing else.
-        with suppress(OSError):
-            write_atomically(self._marks / _hex(digest), json.dumps(fingerprint).encode())
+        for marks in self._marks:
+            # A mark that cannot be written costs one more hashing, nothing else.
+            with suppress(OSError):
+                write_atomically(marks / _hex(digest), json.dumps(fingerprint).encode())
+                return
 
     def remove(self, digest: str) -> None:
         """Remove a blob and its mark, if there."""
         self._verified.pop(digest, None)
-        for path in (self._marks / _hex(digest), self.blob_path(digest)):
+        for path in (*(marks / _hex(digest) for marks in self._marks), self.blob_path(digest)):
             path.unlink(missing_ok=True)
 
     def put(self, content: bytes) -> str:
@@ -126,14 +131,6 @@ class BlobDirectory:
         except FileNotFoundError:
             return None
         return (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-
-    def _read_mark(self, digest: str) -> Fingerprint | None:
-        try:
-            with (self._marks / _hex(digest)).open("rb") as file:
-                size, inode, mtime, ctime = json.loads(file.read(_MARK_LIMIT))
-        except (OSError, ValueError, TypeError):
-            return None
-        return (size, inode, mtime, ctime)
 
     def _hash(self, digest: str, stop: threading.Event) -> str:
         sha256 = hashlib.sha256()
@@ -186,6 +183,15 @@ class ManifestDirectory:
                     parent.rmdir()
                 except OSError:
                     break  # not empty
+
+
+def _read_mark(path: Path) -> Fingerprint | None:
+    try:
+        with path.open("rb") as file:
+            size, inode, mtime, ctime = json.loads(file.read(_MARK_LIMIT))
+    except (OSError, ValueError, TypeError):
+        return None
+    return (size, inode, mtime, ctime)
 
 
 def _content(path: Path) -> bytes | None:

@@ -124,6 +124,16 @@ async def test_too_many_requests_waits_as_long_as_the_registry_asks(tmp_path: Pa
         assert len(b.registry.requests) == 2
 
 
+async def test_a_registry_that_asks_to_wait_no_time_is_not_asked_in_a_loop(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        body = content(10)
+        asked = ("0", "Wed, 21 Oct 2015 07:28:00 GMT") * 4
+        b.registry.faults = [Fault(status=429, headers={"Retry-After": header}) for header in asked]
+        assert await b.fetch(b.blob(body)) == body
+        assert len(b.registry.requests) == len(asked) + 1
+        assert b.clock.now >= len(asked) * 0.0049
+
+
 async def test_server_errors_back_off_until_they_pass(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         body = content(10)

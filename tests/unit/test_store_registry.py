@@ -9,6 +9,7 @@ import pytest
 
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.api.references import parse_reference
+from ollama_fleet.store.authentication import Challenge
 from ollama_fleet.store.credentials import Credentials, DockerConfig, read_certificates, read_docker_config, tls_context
 from ollama_fleet.store.errors import (
     DigestMismatch,
@@ -188,6 +189,34 @@ async def test_a_token_endpoint_without_tls_gets_no_password_of_a_tls_registry()
     assert [request.url.host for request in sent] == ["r.local"]
 
 
+TOKEN = {"realm": "https://a/token", "service": "s"}
+SCOPE = {"scope": "repository:b/c:pull,push"}
+
+
+@pytest.mark.parametrize(
+    ("header", "scheme", "parameters"),
+    [
+        ('Negotiate, Basic realm="x"', "basic", {"realm": "x"}),
+        ('Bearer realm="https://a/token",service="s", Basic realm="x"', "bearer", TOKEN),
+        ('BASIC realm="a, Bearer realm", Bearer realm="https://a/token", service=s', "bearer", TOKEN),
+        ('Bearer realm="https://a/token",scope="repository:b/c:pull,push"', "bearer", SCOPE),
+        ("Negotiate dG9rZW4=", "negotiate", {}),
+        ('="', "", {}),
+    ],
+)
+def test_of_several_ways_to_log_in_a_known_one_is_taken(header: str, scheme: str, parameters: dict[str, str]) -> None:
+    found = Challenge.parse(header)
+    assert (found.scheme, {key: found.parameters.get(key) for key in parameters}) == (scheme, parameters)
+
+
+async def test_a_token_endpoint_whose_name_is_none_is_unreachable() -> None:
+    async with FakeRegistry() as registry, client() as http:
+        challenge = {"WWW-Authenticate": 'Bearer realm="https://xn--/token"'}
+        registry.fault_for = lambda _request: Fault(status=401, headers=challenge)
+        with pytest.raises(Unreachable, match="IDNAError"):
+            await http.resolve(reference(registry))
+
+
 async def test_a_redirect_to_another_host_does_not_carry_the_password() -> None:
     async with FakeRegistry() as registry, FakeRegistry() as storage:
         registry.behaviour.password = PASSWORD
@@ -228,6 +257,8 @@ async def test_another_range_than_asked_for_is_refused() -> None:
         ("soon", 10.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Wed, 21 Oct 2199 07:28:00 GMT", 3600.0),
+        ("Fri, 31 Dec 99999999999 23:59:59 GMT", 10.0),
+        ("Fri, 31 Dec 2021 23:59:59 +99999999999999999999", 10.0),
     ],
 )
 def test_retry_after_is_bounded(header: str | None, seconds: float) -> None:

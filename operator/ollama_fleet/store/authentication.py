@@ -18,12 +18,15 @@ from ollama_fleet.store.errors import Unauthorized, Unreachable
 from ollama_fleet.store.transport import read_bounded, refusal
 
 _TOKEN_LIMIT: Final = 64 * 1024
-_PARAMETER: Final = re.compile(r'([A-Za-z_]+)="([^"]{0,2048})"')
+_ITEM: Final = re.compile(r'([\w-]+)(?:="([^"]*)"|=([^\s,"]+))?')
+"""A scheme, or a parameter of the scheme before it."""
+_KNOWN: Final = ("bearer", "basic")
+"""The first that is offered is answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A parsed ``WWW-Authenticate`` header."""
+    """One of the ways that a ``WWW-Authenticate`` header offers."""
 
     scheme: str
     """``basic`` or ``bearer``, or whatever else the registry asks for."""
@@ -31,9 +34,15 @@ class Challenge:
 
     @classmethod
     def parse(cls, header: str) -> "Challenge":
-        """Unknown schemes are kept; the caller refuses them."""
-        scheme, _, rest = header.strip().partition(" ")
-        return cls(scheme.lower(), {key.lower(): value for key, value in _PARAMETER.findall(rest)})
+        """The one to answer; the caller refuses a scheme that is not known."""
+        offered: list[tuple[str, dict[str, str]]] = []
+        for name, quoted, bare in (item.groups() for item in _ITEM.finditer(header)):
+            if quoted is None and bare is None:
+                offered.append((name.lower(), {}))
+            elif offered:
+                offered[-1][1][name.lower()] = bare if quoted is None else quoted
+        known = sorted((way for way in offered if way[0] in _KNOWN), key=lambda way: _KNOWN.index(way[0]))
+        return cls(*(known or offered or [("", {})])[0])
 
 
 async def answer(

@@ -129,11 +129,14 @@ class Downloader:
             before = progress()
             try:
                 return await attempt()
-            except RateLimited as error:
-                self._silent_until[host] = self.clock.monotonic() + error.retry_after
-            except Unreachable:
+            except Unreachable as error:
                 failures = 1 if progress() > before else failures + 1
-                await self.clock.sleep(self.backoff.delay(failures))
+                delay = self.backoff.delay(failures)
+                if isinstance(error, RateLimited):
+                    # Zero, or a date that is past by this node's clock, is no leave to ask at once.
+                    self._silent_until[host] = self.clock.monotonic() + max(error.retry_after, delay)
+                else:
+                    await self.clock.sleep(delay)
 
     async def _silence(self, host: str) -> None:
         while (wait := self._silent_until.get(host, 0.0) - self.clock.monotonic()) > 0:

@@ -22,7 +22,7 @@ def translated(what: str) -> Iterator[None]:
         yield
     except httpx.TimeoutException as error:
         raise Unreachable(f"{what}: no answer in time ({type(error).__name__})") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # a host name may be none
         raise Unreachable(f"{what}: {type(error).__name__}: {error}") from error
 
 
@@ -61,6 +61,6 @@ def retry_after(header: str | None) -> float:
         return min(float(header), RETRY_AFTER_LIMIT)
     try:
         moment = email.utils.parsedate_to_datetime(header).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return _RETRY_AFTER_DEFAULT
     return min(max(0.0, moment - time.time()), RETRY_AFTER_LIMIT)

@@ -81,7 +81,7 @@ class Downloader:
     async def fetch(self, source: Source, blob: Descriptor, observer: Observer) -> None:
         """Return when the blob is in the store and verified.
 
-        Raises permanent errors, `DigestMismatch` after several tries, `DiskFull` and `OSError`.
+        Raises errors that do not pass, `DigestMismatch` after several tries, `DiskFull` and `OSError`.
         """
         mismatches = 0
         while not self.directory.has(blob):

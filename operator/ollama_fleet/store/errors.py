@@ -11,8 +11,8 @@
     └── Unreachable         anything that may pass: resets, time-outs, 5xx
         └── RateLimited     429; ``retry_after`` seconds
 
-Every error carries the `Reason` that conditions and progress show. ``permanent`` errors need somebody to change
-something; the others pass by themselves.
+Every error carries the `Reason` that conditions and progress show. `DiskFull` and `Unreachable` may pass by themselves;
+after the others somebody must change something.
 """
 
 from typing import ClassVar
@@ -24,7 +24,6 @@ class StoreError(Exception):
     """Base of the tree; the message carries the numbers and the name of what failed."""
 
     reason: ClassVar[Reason]
-    permanent: ClassVar[bool] = True
 
 
 class NotFound(StoreError):
@@ -67,7 +66,6 @@ class DiskFull(StoreError):
     """The file system of the store has too little room. Sizes in bytes."""
 
     reason = Reason.DISK_FULL
-    permanent = False
 
     def __init__(self, needed: int, free: int) -> None:
         super().__init__(f"{needed} bytes needed, {free} bytes free")
@@ -79,7 +77,6 @@ class Unreachable(StoreError):
     """The registry does not answer as it should; trying again may help."""
 
     reason = Reason.REGISTRY_UNREACHABLE
-    permanent = False
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)

@@ -125,20 +125,3 @@ def install_manifests(config: GroupConfig, models_dir: Path) -> dict[str, str]:
         if digest is not None:
             installed[model.name] = digest
     return installed
-
-
-def missing_blobs(config: GroupConfig, models_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Digests that each model still lacks, by served name; models that lack nothing are left out.
-
-    Before a source manifest is there, its own digest is all that is known to be missing.
-    """
-    blobs = Store.at(models_dir).blobs
-    missing = {model.name: _missing(blobs, model) for model in config.models}
-    return {name: digests for name, digests in missing.items() if digests}
-
-
-def _missing(blobs: BlobDirectory, model: GroupModel) -> tuple[str, ...]:
-    found = source_manifests(blobs, model)
-    if found is None:
-        return (model.manifest_digest,)
-    return tuple(blob.digest for blob in needed_blobs(*found) if not blobs.has(blob))

@@ -161,11 +161,6 @@ class ManifestDirectory:
             write_atomically(path, raw, mode=0o644)
         return digest_of(raw)
 
-    def digest(self, name: str) -> str | None:
-        """The digest of a name's manifest as Ollama reports it; None when there is none."""
-        content = _content(self.manifest_path(name))
-        return None if content is None else digest_of(content)
-
     def paths(self) -> Iterator[Path]:
         """Every manifest."""
         return (path for path in self.path.glob("*/*/*/*") if path.is_file())

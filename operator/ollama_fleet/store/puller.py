@@ -46,7 +46,6 @@ from ollama_fleet.store.install import (
     derived_manifest,
     install,
     install_manifests,
-    missing_blobs,
     needed_blobs,
     put_derived_layers,
     reference_of,
@@ -58,7 +57,7 @@ from ollama_fleet.store.progress_server import serve_progress
 from ollama_fleet.store.registry import RegistryClient
 from ollama_fleet.store.threads import leaf
 
-__all__ = ["ExitCode", "Mode", "install_manifests", "missing_blobs", "run_puller"]
+__all__ = ["ExitCode", "Mode", "install_manifests", "run_puller"]
 
 Mode = Literal["init", "job", "verify"]
 

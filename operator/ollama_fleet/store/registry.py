@@ -110,16 +110,6 @@ class RegistryClient:
             raise DigestMismatch(f"manifest {name} of {what}: expected {expected}, got {found}")
         return ResolvedManifest.from_bytes(raw)
 
-    async def read_blob(self, reference: ModelReference, blob: Descriptor, *, limit: int) -> bytes:
-        """A small blob, verified. Raises `DigestMismatch`, or `InvalidManifest` beyond ``limit`` bytes."""
-        async with self._get(reference, f"blobs/{blob.digest}") as response:
-            if response.status_code != 200:
-                raise refusal(response, f"blob {blob.digest} of {reference}")
-            content = await read_bounded(response, limit)
-        if digest_of(content) != blob.digest:
-            raise DigestMismatch(f"blob {blob.digest} of {reference}: got {digest_of(content)}")
-        return content
-
     @asynccontextmanager
     async def open_blob(
         self, reference: ModelReference, blob: Descriptor, *, start: int, end: int

@@ -1,6 +1,7 @@
 """A real control plane: etcd, API server, controller manager and scheduler, on ports and in a directory of its own."""
 
 import json
+import secrets
 import ssl
 import time
 import urllib.error
@@ -16,7 +17,6 @@ from testbed.pki import Certificates
 from testbed.ports import free_ports
 from testbed.processes import Processes
 
-TOKEN: Final = "testbed-admin"
 SERVICES: Final = "10.96.0.0/16"
 PODS: Final = "10.244.0.0/16"
 
@@ -50,7 +50,7 @@ class ControlPlane:
 
     state: Path
     address: str = "127.0.0.1"
-    """Where the API server listens and is advertised: an address of the host that nodes and pods reach."""
+    """Where the API server listens, and nowhere else: an address of the host that nodes and pods reach."""
     minor: str = KUBERNETES
     endpoints: bool = True
     """Whether Services get endpoints. Those of pods on loopback are refused and tried again up to 15 times each."""
@@ -76,6 +76,11 @@ class ControlPlane:
         return f"https://{self.address}:{self._ports().api}"
 
     @property
+    def token(self) -> str:
+        """The administrator's, with which ``kubeconfig`` has its rights too."""
+        return self._tokens.read_text().partition(",")[0]
+
+    @property
     def audit_log(self) -> Path:
         """One JSON object per request, with user, verb and resource."""
         return self.state / "audit.log"
@@ -84,6 +89,8 @@ class ControlPlane:
         """Start what does not run and wait until it answers. Raises NotReady."""
         binaries = ensure(f"kubernetes-{self.minor}") / "bin"
         self.state.mkdir(parents=True, exist_ok=True)
+        # Nobody else of the machine gets at keys and tokens, whatever the modes of the files.
+        self.state.chmod(0o700)
         self.certificates.make({self.address, "127.0.0.1", "10.96.0.1"})
         self._write_files()
         self._start_etcd(binaries)
@@ -113,12 +120,16 @@ class ControlPlane:
 
     def _answers(self, path: str) -> bool:
         context = ssl.create_default_context(cafile=str(self.certificates.ca))
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
         try:
             with urllib.request.urlopen(request, timeout=2, context=context) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+    @property
+    def _tokens(self) -> Path:
+        return self.state / "tokens.csv"
 
     def _ports(self) -> Ports:
         path = self.state / "ports.json"
@@ -127,8 +138,9 @@ class ControlPlane:
         return Ports(**json.loads(path.read_text()))
 
     def _write_files(self) -> None:
-        (self.state / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
-        write_kubeconfig(self.kubeconfig, server=self.url, ca=self.certificates.ca, user={"token": TOKEN})
+        if not self._tokens.exists():
+            self._tokens.write_text(f'{secrets.token_hex(16)},admin,1,"system:masters"\n')
+        write_kubeconfig(self.kubeconfig, server=self.url, ca=self.certificates.ca, user={"token": self.token})
         policy = {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
@@ -154,10 +166,11 @@ class ControlPlane:
     def _start_api_server(self, binaries: Path) -> None:
         ports, pki = self._ports(), self.certificates
         alone = self.address == "127.0.0.1"
+        kubelet_client, kubelet_client_key = pki.client("kube-apiserver-kubelet-client", group="system:masters")
         arguments = {
             "etcd-servers": f"http://127.0.0.1:{ports.etcd}",
             "secure-port": str(ports.api),
-            "bind-address": self.address if alone else "0.0.0.0",
+            "bind-address": self.address,
             "advertise-address": self.address,
             # A loopback address cannot be the endpoint of the Service `kubernetes`; without pods nobody needs it.
             "endpoint-reconciler-type": "none" if alone else "lease",
@@ -172,6 +185,8 @@ class ControlPlane:
             "enable-admission-plugins": "NodeRestriction",
             "service-cluster-ip-range": SERVICES,
             "kubelet-preferred-address-types": "InternalIP",
+            "kubelet-client-certificate": str(kubelet_client),
+            "kubelet-client-key": str(kubelet_client_key),
             "audit-policy-file": str(self.state / "audit-policy.yaml"),
             "audit-log-path": str(self.audit_log),
         }

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, Final
 
-from testbed.controlplane import TOKEN, ControlPlane, NotReady
+from testbed.controlplane import ControlPlane, NotReady
 
 _CONFLICT: Final = 409
 
@@ -27,7 +27,7 @@ def read(cluster: ControlPlane, path: str) -> str:
 def _read(cluster: ControlPlane, method: str, path: str, body: dict[str, Any] | None) -> bytes:
     context = ssl.create_default_context(cafile=str(cluster.certificates.ca))
     kind = "application/strategic-merge-patch+json" if method == "PATCH" else "application/json"
-    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": kind}
+    headers = {"Authorization": f"Bearer {cluster.token}", "Content-Type": kind}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(cluster.url + path, data=data, headers=headers, method=method)
     with urllib.request.urlopen(request, timeout=10, context=context) as answer:

@@ -1,6 +1,5 @@
 """kubelet per node and kube-proxy per machine, with the identities and rights that they have anywhere."""
 
-import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +18,8 @@ def start_kubelet(node: Node, cluster: ControlPlane, processes: Processes) -> No
     """Register the node and start its kubelet."""
     create(cluster, "/api/v1/nodes", _node_object(node))
     config = node.directory / "kubelet.yaml"
-    config.write_text(yaml.safe_dump(_kubelet_config(node)))
-    user = client_certificate(cluster, node.directory / "pki", name=f"system:node:{node.name}", group="system:nodes")
+    config.write_text(yaml.safe_dump(_kubelet_config(node, cluster)))
+    user = _user(cluster, f"system:node:{node.name}", group="system:nodes")
     kubeconfig = node.directory / "kubeconfig"
     write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
     processes.start(
@@ -40,7 +39,7 @@ def start_proxy(node: Node, cluster: ControlPlane, processes: Processes) -> None
     """Start kube-proxy. All nodes share the packet filter of the machine, so one of them serves all."""
     directory = node.directory / "proxy"
     directory.mkdir(exist_ok=True)
-    user = client_certificate(cluster, directory, name="system:kube-proxy", group="system:node-proxiers")
+    user = _user(cluster, "system:kube-proxy", group="system:node-proxiers")
     kubeconfig, config = directory / "kubeconfig", directory / "config.yaml"
     write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
     config.write_text(yaml.safe_dump(_proxy_config(node, kubeconfig)))
@@ -53,21 +52,9 @@ def wait_ready(node: Node, cluster: ControlPlane, processes: Processes) -> None:
     wait(f"{node.name} is not Ready", lambda: _is_ready(node, cluster), seconds=_READY_SECONDS, log=log)
 
 
-def client_certificate(cluster: ControlPlane, directory: Path, *, name: str, group: str) -> dict[str, Any]:
-    """The user of a kubeconfig: a certificate signed by the cluster's authority, made once."""
-    directory.mkdir(parents=True, exist_ok=True)
-    key, request, certificate = (directory / f"client.{suffix}" for suffix in ("key", "csr", "crt"))
-    pki = cluster.certificates
-    if not certificate.exists():
-        subject = f"/O={group}/CN={name}"
-        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", subject)
-        signer = ("-CA", pki.ca, "-CAkey", pki.ca_key, "-CAcreateserial", "-days", "365")
-        _openssl("x509", "-req", "-in", request, "-out", certificate, *signer)
+def _user(cluster: ControlPlane, name: str, *, group: str) -> dict[str, Any]:
+    certificate, key = cluster.certificates.client(name, group=group)
     return {"client-certificate": str(certificate), "client-key": str(key)}
-
-
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
 def _binary(cluster: ControlPlane, name: str) -> Path:
@@ -91,7 +78,7 @@ def _node_object(node: Node) -> dict[str, Any]:
     }
 
 
-def _kubelet_config(node: Node) -> dict[str, Any]:
+def _kubelet_config(node: Node, cluster: ControlPlane) -> dict[str, Any]:
     directory = node.directory
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -103,8 +90,13 @@ def _kubelet_config(node: Node) -> dict[str, Any]:
         "nodeStatusUpdateFrequency": "1s",
         # Else it is written as often as it is looked at.
         "nodeStatusReportFrequency": "5m",
-        # Only pods and processes of this machine reach the address.
-        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        # Linux answers for an address of the machine on any of its links: pods and neighbours reach it too.
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": False},
+            "x509": {"clientCAFile": str(cluster.certificates.ca)},
+        },
+        # Whoever has a certificate of the cluster is the API server or a node.
         "authorization": {"mode": "AlwaysAllow"},
         "containerRuntimeEndpoint": f"unix://{node.socket}",
         "cgroupDriver": "cgroupfs",

@@ -20,7 +20,7 @@ from ollama_fleet.kube import kinds
 from ollama_fleet.kube.kinds import Kind
 from testbed import nodes
 from testbed.build import ensure
-from testbed.controlplane import TOKEN, ControlPlane
+from testbed.controlplane import ControlPlane
 from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
 from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
@@ -200,7 +200,7 @@ def fleet() -> Iterator[Fleet]:
         for name, one in gpus.items():
             one.up(cards(name, 2))
         trusted = ssl.create_default_context(cafile=str(plane.certificates.ca))
-        headers = {"Authorization": f"Bearer {TOKEN}"}
+        headers = {"Authorization": f"Bearer {plane.token}"}
         with httpx.Client(base_url=plane.url, headers=headers, verify=trusted, timeout=30, trust_env=False) as api:
             found = Fleet(plane, registry, tuple(made), product, gpus, api)
             install(found)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,9 +12,9 @@ from typing import Final
 
 from testbed import crds, nodes
 from testbed.build import KUBERNETES, RECIPES, BuildFailed, ensure, seconds_to_build
-from testbed.controlplane import ControlPlane, NotReady
+from testbed.controlplane import ControlPlane, DifferentTestBed, NotReady
 from testbed.fakes.gpus import NodeGpus, cards
-from testbed.images import ensure_base, ensure_ollama, ensure_ollama_on_gpus, ensure_pause, ensure_product
+from testbed.images import ImageFailed, ensure_base, ensure_ollama, ensure_ollama_on_gpus, ensure_pause, ensure_product
 from testbed.kwok import SimulatedNodes
 from testbed.ollama_process import ON_GPUS, VERSIONS
 from testbed.packages import NotInstalled
@@ -35,7 +36,7 @@ def main() -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (BuildFailed, NotInstalled, NotReady, nodes.NodesInUse) as error:
+    except (BuildFailed, ImageFailed, NotInstalled, NotReady, DifferentTestBed, nodes.NodesInUse) as error:
         say(f"error: {error}")
         return 1
 
@@ -176,8 +177,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _with_id(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--id", default=_DEFAULT, metavar="NAME", help="which test bed (default: %(default)s)")
+    parser.add_argument(
+        "--id", type=_id, default=_DEFAULT, metavar="NAME", help="which test bed (default: %(default)s)"
+    )
     return parser
+
+
+def _id(text: str) -> str:
+    """Of one directory below the others': what is removed is never elsewhere, or all of them."""
+    if not re.fullmatch("[a-z0-9][a-z0-9_-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of a-z, 0-9, - and _")
+    return text
 
 
 def _minors() -> list[str]:

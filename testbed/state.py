@@ -39,11 +39,11 @@ def claimed(purpose: str) -> Iterator[Path]:
     """A directory of this run's own, removed with everything in it at the end.
 
     What an earlier run for the same purpose left because it was killed is removed first; what a run beside this one
-    uses stays.
+    uses stays, and so does what nobody claimed.
     """
-    for left in STATE.glob(f"{purpose}-*"):
-        if not _in_use(left):
-            remove(left)
+    for owner in STATE.glob(f"{purpose}-*/{_OWNER}"):
+        if not _in_use(owner):
+            remove(owner.parent)
     STATE.mkdir(parents=True, exist_ok=True)
     # Under its name only with its owner in it: a run that starts now would take it for left behind.
     nameless = Path(tempfile.mkdtemp(dir=STATE, prefix="."))
@@ -55,8 +55,8 @@ def claimed(purpose: str) -> Iterator[Path]:
         remove(state)
 
 
-def _in_use(state: Path) -> bool:
+def _in_use(owner: Path) -> bool:
     try:
-        return Process(**json.loads((state / _OWNER).read_text())).alive
+        return Process(**json.loads(owner.read_text())).alive
     except (FileNotFoundError, ValueError):
         return False

@@ -5,6 +5,14 @@ Every function returns an image archive in the cache, keyed by the content of wh
 
 from testbed.images.base import ensure_base, ensure_pause
 from testbed.images.built import ensure_ollama, ensure_ollama_on_gpus, ensure_product
-from testbed.images.image import Image
+from testbed.images.image import Image, ImageFailed
 
-__all__ = ["Image", "ensure_base", "ensure_ollama", "ensure_ollama_on_gpus", "ensure_pause", "ensure_product"]
+__all__ = [
+    "Image",
+    "ImageFailed",
+    "ensure_base",
+    "ensure_ollama",
+    "ensure_ollama_on_gpus",
+    "ensure_pause",
+    "ensure_product",
+]

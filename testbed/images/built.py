@@ -105,7 +105,6 @@ def _wheels() -> Path:
 
 
 def _fetch_wheels(locks: Iterable[Path], directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", str(directory)]
     for lock in locks:
         subprocess.run([*pip, "--require-hashes", "--requirement", str(lock)], check=True)

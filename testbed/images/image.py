@@ -2,6 +2,8 @@
 
 import fcntl
 import hashlib
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,10 @@ from testbed.say import step
 IMAGES: Final = CACHE / "images"
 
 _BLOCK: Final = 1 << 20
+
+
+class ImageFailed(Exception):
+    """Something of an image cannot be made; the message says what and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +48,35 @@ def key(paths: Iterable[Path], *, salt: str = "") -> str:
 
 
 def cached(path: Path, text: str, make: Callable[[Path], None]) -> Path:
-    """``path``, made by ``make`` (which is given a path beside it) when it is missing; two runs make it once."""
+    """``path``, made by ``make`` (which is given a path beside it) when it is missing; two runs make it once.
+
+    Raises ImageFailed, NotInstalled.
+    """
     if path.exists():
         return path
     with locked(path):
         if not path.exists():
             partial = path.with_name(f"{path.name}.partial")
-            partial.unlink(missing_ok=True)
+            _discard(partial)
             packages.need(packages.IMAGES)
             with step(text):
-                make(partial)
+                _make(text, partial, make)
             partial.replace(path)
     return path
+
+
+def _discard(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    else:
+        partial.unlink(missing_ok=True)
+
+
+def _make(text: str, partial: Path, make: Callable[[Path], None]) -> None:
+    try:
+        make(partial)
+    except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
+        raise ImageFailed(f"{text}: {error}") from error
 
 
 @contextmanager

@@ -29,6 +29,10 @@ _CONCURRENT: Final = tuple(
 _OF_ENDPOINTS: Final = ("-endpoints-controller", "-endpointslice-controller", "-endpointslice-mirroring-controller")
 
 
+class DifferentTestBed(Exception):
+    """What stands in a state directory is not what is asked for now."""
+
+
 class NotReady(Exception):
     """A component did not come up in time; the message names its log."""
 
@@ -86,9 +90,10 @@ class ControlPlane:
         return self.state / "audit.log"
 
     def up(self) -> None:
-        """Start what does not run and wait until it answers. Raises NotReady."""
-        binaries = ensure(f"kubernetes-{self.minor}") / "bin"
+        """Start what does not run and wait until it answers. Raises NotReady, DifferentTestBed."""
         self.state.mkdir(parents=True, exist_ok=True)
+        self._keep_kind()
+        binaries = ensure(f"kubernetes-{self.minor}") / "bin"
         # Nobody else of the machine gets at keys and tokens, whatever the modes of the files.
         self.state.chmod(0o700)
         self.certificates.make({self.address, "127.0.0.1", "10.96.0.1"})
@@ -126,6 +131,15 @@ class ControlPlane:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+    def _keep_kind(self) -> None:
+        """What runs, and the certificates, are not made anew for another address or minor."""
+        path = self.state / "made-as.json"
+        wanted = {"address": self.address, "kubernetes": self.minor}
+        if not path.exists():
+            path.write_text(json.dumps(wanted))
+        elif (made := json.loads(path.read_text())) != wanted:
+            raise DifferentTestBed(f"{self.state.name} was made with {made}, not with {wanted}: take it down first")
 
     @property
     def _tokens(self) -> Path:

@@ -3,14 +3,18 @@
 import argparse
 import shutil
 import sys
+from typing import Final
 
 from testbed.build import BuildFailed
-from testbed.controlplane import NotReady
+from testbed.controlplane import DifferentTestBed, NotReady
 from testbed.demo import kind, local
 from testbed.demo.story import tell
+from testbed.images import ImageFailed
 from testbed.nodes import NodesInUse
 from testbed.packages import NotInstalled
 from testbed.say import say
+
+_EXPECTED: Final = (BuildFailed, ImageFailed, NotInstalled, NotReady, DifferentTestBed, NodesInUse)
 
 
 def main() -> int:
@@ -24,7 +28,7 @@ def main() -> int:
             _down()
         else:
             _up(options.ollama)
-    except (BuildFailed, NotInstalled, NotReady, NodesInUse, RuntimeError, OSError) as error:
+    except (*_EXPECTED, RuntimeError, OSError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

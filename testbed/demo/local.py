@@ -1,21 +1,21 @@
 """The demo's cluster from the test bed: a real control plane and a real node on this machine, as root on Debian."""
 
 import os
-import shutil
 import sys
 from typing import Final
 
 from testbed import nodes
-from testbed.build import ensure
+from testbed.build import KUBERNETES, ensure
 from testbed.controlplane import ControlPlane
 from testbed.demo.cluster import DemoCluster, DemoGpus
 from testbed.fakes.gpus import NodeGpus, cards
 from testbed.images import ensure_ollama, ensure_ollama_on_gpus, ensure_product
 from testbed.models.push import image, into_registry
-from testbed.ollama_process import ON_GPUS
+from testbed.ollama_process import ON_GPUS, VERSIONS
 from testbed.paths import STATE
 from testbed.registry import Registry
 from testbed.say import step
+from testbed.state import remove
 
 DESCRIPTION: Final = "built from source on this machine"
 
@@ -31,9 +31,11 @@ def missing() -> str:
 
 
 def up(ollama_version: str) -> DemoCluster:
-    """Build what is missing and start what does not run."""
+    """Build what is missing and start what does not run. Raises RuntimeError for a version that is not built here."""
+    if ollama_version not in VERSIONS:
+        raise RuntimeError(f"Ollama {ollama_version} cannot be built here, only {' and '.join(VERSIONS)}")
     with step("programs (compiled on the first run)"):
-        for name in ("kubernetes-1.37", "helm", "registry", "fake-nvml", f"ollama-{ollama_version}"):
+        for name in (f"kubernetes-{KUBERNETES}", "helm", "registry", "fake-nvml", f"ollama-{ollama_version}"):
             ensure(name)
     with step("images"):
         images = [ensure_product(), ensure_ollama(ollama_version, ensure(f"ollama-{ollama_version}"))]
@@ -69,6 +71,4 @@ def down() -> None:
         if _STATE.exists():
             raise RuntimeError(f"{_STATE} cannot be removed: {why}")
         return
-    nodes.down(_STATE)
-    ControlPlane(_STATE).down()
-    shutil.rmtree(_STATE, ignore_errors=True)
+    remove(_STATE)

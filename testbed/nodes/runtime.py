@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +81,8 @@ def load(node: Node, image: Image) -> None:
 def end_shims(node: Node) -> None:
     """Kill the shims of this node's containerd, known by its socket in their command line, and their sockets."""
     for pid in _shims(node):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for path in (node.directory / "run").glob("io.containerd.runtime.v2.task/*/*/address"):
         Path(path.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
 

@@ -161,3 +161,12 @@ def test_where_no_cluster_can_be_made_both_reasons_are_told(
     (programs.directory / "kubectl").unlink()
     assert command_line.main() == 1
     assert "error: kubectl is not installed" in capsys.readouterr().err
+
+
+def test_a_version_that_is_not_built_on_this_machine_is_named(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "missing", lambda: "")
+    monkeypatch.setattr(sys, "argv", ["demo", "--ollama", "0.31.0"])
+    assert command_line.main() == 1
+    assert "Ollama 0.31.0 cannot be built here, only 0.24.0 and 0.32.3" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from testbed import controlplane
-from testbed.controlplane import ControlPlane
+from testbed.controlplane import ControlPlane, DifferentTestBed
 from testbed.nodes import kubelet
 from testbed.nodes.node import nodes_of
 
@@ -70,3 +70,15 @@ def test_a_kubelet_knows_only_those_who_have_a_certificate_of_the_cluster(tmp_pa
     told = flags(plane, "kube-apiserver")
     assert Path(told["kubelet-client-certificate"]).is_file()
     assert Path(told["kubelet-client-key"]).is_file()
+
+
+@pytest.mark.parametrize("other", [{"address": "10.245.0.1"}, {"minor": "1.35"}])
+def test_up_of_one_that_is_there_is_refused_for_another_address_or_minor(
+    tmp_path: Path, up: Up, other: dict[str, str]
+) -> None:
+    first = up(tmp_path / "state")
+    told = flags(first, "kube-apiserver")
+    with pytest.raises(DifferentTestBed, match="take it down first"):
+        up(tmp_path / "state", **other)
+    assert flags(first, "kube-apiserver") == told
+    assert yaml.safe_load(first.kubeconfig.read_text())["clusters"][0]["cluster"]["server"] == first.url

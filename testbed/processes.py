@@ -10,14 +10,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 _POLL_SECONDS: Final = 0.05
 _MARK: Final = "OLLAMA_FLEET_TESTBED"
-"""Environment variable of every program: names its state directory, and tells ours from others before the record."""
+"""Environment variable of every program: its state directory and its name, which tell ours from others before the
+record. What a program starts has it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class Processes:
         """Start a program in a session of its own; it survives this process. Replaces a record of a dead one."""
         known = self.get(name)
         if known is not None and known.alive:
+            known = replace(known, endpoint=endpoint)
+            self._record(known)
             return known
-        self._records.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as output:
             child = subprocess.Popen(
@@ -74,21 +77,21 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {}), _MARK: str(self._state)},
+                env={**os.environ, **(env or {}), _MARK: f"{self._state}:{name}"},
                 cwd=cwd,
                 start_new_session=True,
             )
         process = Process(name, child.pid, _start_time(child.pid) or 0, endpoint)
-        (self._records / f"{name}.json").write_text(json.dumps(asdict(process)))
+        self._record(process)
         _children[child.pid] = child
         return process
 
     def get(self, name: str) -> Process | None:
-        """The record of a name."""
-        try:
-            return Process(**json.loads((self._records / f"{name}.json").read_text()))
-        except (FileNotFoundError, ValueError):
-            return None
+        """The program of a name, dead if its record stands and nothing of that name runs."""
+        recorded = self._recorded(name)
+        if recorded is not None and recorded.alive:
+            return recorded
+        return next((one for one in self._marked() if one.name == name and _leads(one)), recorded)
 
     def all(self) -> Iterator[Process]:
         """All records, oldest first."""
@@ -106,30 +109,44 @@ class Processes:
         process = self.get(name)
         if process is not None:
             _end(process, signal.SIGTERM, grace=grace)
-            (self._records / f"{name}.json").unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
 
     def stop_all(self, *, grace: float = 10) -> None:
         """Stop everything, the youngest first: what was started on top goes first."""
         for process in reversed(list(self.all())):
             self.stop(process.name, grace=grace)
-        for process in self._unrecorded():
+        for process in list(self._marked()):
             _end(process, signal.SIGKILL, grace=grace)
 
     def log(self, name: str) -> Path:
         """Where a program's output goes."""
         return self._logs / f"{name}.log"
 
-    def _unrecorded(self) -> Iterator[Process]:
-        """What was started by one who was killed before the record stood."""
-        mark = f"{_MARK}={self._state}".encode()
+    def _path(self, name: str) -> Path:
+        return self._records / f"{name}.json"
+
+    def _record(self, process: Process) -> None:
+        self._records.mkdir(parents=True, exist_ok=True)
+        self._path(process.name).write_text(json.dumps(asdict(process)))
+
+    def _recorded(self, name: str) -> Process | None:
+        try:
+            return Process(**json.loads(self._path(name).read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _marked(self) -> Iterator[Process]:
+        """What runs of this state directory, also what was started by one who was killed before the record stood."""
+        mark = f"{_MARK}={self._state}:".encode()
         for directory in Path("/proc").glob("[0-9]*"):
             try:
-                marked = mark in (directory / "environ").read_bytes().split(b"\0")
+                environment = (directory / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            started = _start_time(int(directory.name)) if marked else None
-            if started is not None:
-                yield Process(directory.name, int(directory.name), started)
+            name = next((one.removeprefix(mark).decode() for one in environment if one.startswith(mark)), None)
+            started = _start_time(int(directory.name)) if name else None
+            if name and started is not None:
+                yield Process(name, int(directory.name), started)
 
 
 def this_process() -> Process:
@@ -143,11 +160,20 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 """Programs that this Python process started: it has to reap them, or they would look alive as zombies."""
 
 
+def _leads(process: Process) -> bool:
+    """Whether it was started by us, and not by a program that we started."""
+    try:
+        return os.getsid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
+
+
 def _end(process: Process, number: int, *, grace: float) -> None:
     for attempt, limit in ((number, grace), (signal.SIGKILL, 5.0)):
         if not process.alive:
             break
-        os.kill(process.pid, attempt)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, attempt)
         deadline = time.monotonic() + limit
         while process.alive and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)

@@ -4,21 +4,24 @@ The packet filter, the links and the cgroups of a machine are shared, so one tes
 made outside its directory is written down first; ``down`` removes exactly that, also after a crash.
 """
 
+import json
 import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from testbed import mounts, packages
 from testbed.controlplane import ControlPlane
 from testbed.images import Image, ensure_pause
+from testbed.images.image import locked
 from testbed.journal import Journal
 from testbed.nodes import cgroups, journal, kubelet, links, policies, rules, runtime
 from testbed.nodes.leaks import Snapshot, leaks, snapshot
 from testbed.nodes.node import API_ADDRESS, HOST_LINK, KUBELET_DIRECTORY, Node, made_nodes, nodes_of, nodes_state
 from testbed.paths import STATE
-from testbed.processes import Processes
+from testbed.processes import Process, Processes, this_process
 
 __all__ = ["Node", "NodesInUse", "Snapshot", "address", "down", "leaks", "load", "power_off", "snapshot", "up"]
 
@@ -27,6 +30,19 @@ _OWNER: Final = STATE / "nodes-owner"
 
 class NodesInUse(Exception):
     """Another test bed, or another Kubernetes, has its nodes on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose the machine's nodes are."""
+
+    state: Path
+    claimant: Process
+    """Who made them: they are its own before the first of their programs runs."""
+
+    @property
+    def lives(self) -> bool:
+        return self.claimant.alive or any(one.alive for one in Processes(nodes_state(self.state)).all())
 
 
 def address(state: Path) -> str:
@@ -86,6 +102,14 @@ def power_off(state: Path, node: Node) -> None:
 
 def down(state: Path) -> None:
     """Remove the nodes of a test bed, running or crashed, and all that they left on the machine. May be repeated."""
+    _remove(state)
+    with locked(_OWNER):
+        owner = _owner()
+        if owner is not None and owner.state == state:
+            _OWNER.unlink()
+
+
+def _remove(state: Path) -> None:
     processes = Processes(nodes_state(state))
     nodes = list(made_nodes(state))
     processes.stop(policies.PROGRAM)
@@ -99,8 +123,6 @@ def down(state: Path) -> None:
         links.remove(node.pods)
         mounts.remove_tree(node.directory)
     journal.open_journal(nodes_state(state)).undo_all()
-    if _owner() == state:
-        _OWNER.unlink()
 
 
 def _prepare(state: Path, nodes: list[Node]) -> None:
@@ -131,17 +153,20 @@ def _open(state: Path) -> Journal:
 
 
 def _claim(state: Path) -> None:
-    owner = _owner()
-    if owner is not None and owner != state:
-        if any(process.alive for process in Processes(nodes_state(owner)).all()):
-            raise NodesInUse(f"the test bed in {owner} has nodes on this machine")
-        down(owner)
-    _OWNER.parent.mkdir(parents=True, exist_ok=True)
-    _OWNER.write_text(str(state))
+    with locked(_OWNER):
+        owner = _owner()
+        if owner is not None and owner.state != state:
+            if owner.lives:
+                raise NodesInUse(f"the test bed in {owner.state} has nodes on this machine")
+            _remove(owner.state)
+        _OWNER.write_text(json.dumps([str(state), asdict(this_process())]))
 
 
-def _owner() -> Path | None:
-    return Path(_OWNER.read_text()) if _OWNER.exists() else None
+def _owner() -> _Owner | None:
+    if not _OWNER.exists():
+        return None
+    state, claimant = json.loads(_OWNER.read_text())
+    return _Owner(Path(state), Process(**claimant))
 
 
 def _ensure_link(addresses: list[str]) -> None:

@@ -3,13 +3,11 @@
 import contextlib
 import itertools
 import json
-import shutil
 import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,10 +24,10 @@ from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_p
 from testbed.models.push import image, into_registry
 from testbed.ollama_process import ON_GPUS as GPU_VERSION
 from testbed.ollama_process import VERSIONS
-from testbed.paths import ROOT, STATE
+from testbed.paths import ROOT
 from testbed.registry import Registry
+from testbed.state import claimed
 
-_STATE = STATE / "e2e"
 OPERATOR_NAMESPACE = "ollama-fleet"
 AGENT_NAMESPACE = "ollama-fleet-agent"
 """Of the chart's presets that need more than an ordinary pod."""
@@ -186,13 +184,12 @@ def fleet() -> Iterator[Fleet]:
     product = ensure_product()
     images = [product, *(ensure_ollama(version, ensure(f"ollama-{version}")) for version in VERSIONS)]
     images.append(ensure_ollama_on_gpus(GPU_VERSION, ensure(f"ollama-{GPU_VERSION}")))
-    _down()
-    plane = ControlPlane(_STATE, nodes.address(_STATE))
-    plane.up()
-    try:
+    with claimed("e2e") as state:
+        plane = ControlPlane(state, nodes.address(state))
+        plane.up()
         made = nodes.up(plane, count=2)
         nodes.load(made, images)
-        registry = Registry(plane.processes, _STATE, address=plane.address)
+        registry = Registry(plane.processes, state, address=plane.address)
         registry.up()
         for model in ("chat", "chat-large", "embed", "qwen"):
             into_registry(image(model), registry.url, f"library/{model}")
@@ -205,8 +202,6 @@ def fleet() -> Iterator[Fleet]:
             found = Fleet(plane, registry, tuple(made), product, gpus, api)
             install(found)
             yield found
-    finally:
-        _down()
 
 
 def install(fleet: Fleet, *, agents: str = "full") -> None:
@@ -251,20 +246,8 @@ def made_namespace(fleet: Fleet, test: str) -> Iterator[str]:
         fleet.run("delete", "namespace", name, "--wait=false")
 
 
-def _down() -> None:
-    nodes.down(_STATE)
-    ControlPlane(_STATE).down()
-    shutil.rmtree(_STATE, ignore_errors=True)
-
-
 @pytest.fixture
 def namespace(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, with restricted Pod Security."""
     with made_namespace(fleet, request.node.name) as name:
         yield name
-
-
-@pytest.fixture
-def state_directory() -> Path:
-    """Where the cluster keeps its files."""
-    return _STATE

@@ -14,12 +14,12 @@ from testbed.nodes import Node, api
 from testbed.nodes.node import nodes_state
 from testbed.paths import STATE
 from testbed.processes import Processes
+from testbed.state import claimed
 from tests.support.node_pods import (
     NAMESPACE,
     PODS,
     PORT,
     condition,
-    discard,
     exists,
     get,
     get_json,
@@ -33,16 +33,13 @@ from tests.support.node_pods import (
 
 pytestmark = pytest.mark.e2e
 
-_STATE = STATE / "test-nodes"
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
-    discard(ControlPlane(_STATE))
-    plane = ControlPlane(_STATE, nodes.address(_STATE))
-    plane.up()
-    yield plane
-    discard(plane)
+    with claimed("e2e") as state:
+        plane = ControlPlane(state, nodes.address(state))
+        plane.up()
+        yield plane
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +107,7 @@ def test_a_pod_reaches_the_api_server_by_its_cluster_address_and_verifies_it(
 
 
 def test_each_node_has_its_kubelets_files_where_nodes_have_them(cluster: ControlPlane, two: list[Node]) -> None:
-    records = Processes(nodes_state(_STATE))
+    records = Processes(nodes_state(cluster.state))
     for node in two:
         assert (node.kubelet_root / "plugins_registry").is_dir()
         socket = node.kubelet_root / "pod-resources" / "kubelet.sock"
@@ -123,10 +120,12 @@ def test_each_node_has_its_kubelets_files_where_nodes_have_them(cluster: Control
     assert not Path("/var/lib/kubelet/pod-resources").exists()
 
 
-def test_another_test_bed_is_refused_and_changes_nothing_while_nodes_run(two: list[Node]) -> None:
+def test_another_test_bed_is_refused_and_changes_nothing_while_nodes_run(
+    cluster: ControlPlane, two: list[Node]
+) -> None:
     before = nodes.snapshot()
     other = STATE / "test-nodes-other"
-    with pytest.raises(nodes.NodesInUse, match="test-nodes"):
+    with pytest.raises(nodes.NodesInUse, match=cluster.state.name):
         nodes.address(other)
     nodes.down(other)
     assert nodes.snapshot().rules == before.rules

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,13 @@ from testbed.images import Image, ensure_base
 from testbed.images.base import BASE
 from testbed.nodes import Node, api, links, policies, sets
 from testbed.nodes.node import nodes_state
-from testbed.paths import ROOT, STATE
+from testbed.paths import ROOT
 from testbed.processes import Processes
-from tests.support.node_pods import PORT, discard, get_json, pod, run_pod, wait_until
+from testbed.state import claimed
+from tests.support.node_pods import PORT, get_json, pod, run_pod, wait_until
 
 pytestmark = pytest.mark.e2e
 
-_STATE = STATE / "test-teardown"
 _UP = """
 import sys
 from pathlib import Path
@@ -31,17 +32,21 @@ nodes.up(ControlPlane(state, nodes.address(state)))
 
 
 @pytest.fixture
-def before() -> nodes.Snapshot:
-    discard(ControlPlane(_STATE))
+def state() -> Iterator[Path]:
+    with claimed("e2e") as directory:
+        yield directory
+
+
+@pytest.fixture
+def before(state: Path) -> nodes.Snapshot:
     return nodes.snapshot()
 
 
 @pytest.fixture
-def cluster(before: nodes.Snapshot) -> Iterator[ControlPlane]:
-    plane = ControlPlane(_STATE, nodes.address(_STATE))
+def cluster(state: Path, before: nodes.Snapshot) -> ControlPlane:
+    plane = ControlPlane(state, nodes.address(state))
     plane.up()
-    yield plane
-    discard(plane)
+    return plane
 
 
 def _with_a_pod(cluster: ControlPlane) -> Node:
@@ -60,69 +65,64 @@ def _enforce(cluster: ControlPlane) -> None:
     assert sets.existing()
 
 
-def _kill_everything() -> None:
-    processes = Processes(nodes_state(_STATE))
+def _kill_everything(state: Path) -> None:
+    processes = Processes(nodes_state(state))
     for name in ("kubelet-1", "containerd-1", "kube-proxy", policies.PROGRAM):
         processes.kill(name)
 
 
-def test_nothing_stays_of_a_node_with_a_running_pod(cluster: ControlPlane, before: nodes.Snapshot) -> None:
+def test_nothing_stays_of_a_node_with_a_running_pod_nor_of_policies_that_are_enforced_no_longer(
+    cluster: ControlPlane, before: nodes.Snapshot
+) -> None:
     node = _with_a_pod(cluster)
     NodeGpus(cluster, node).up(cards(node.name, 1))
-    gpus = Processes(nodes_state(_STATE)).get("gpus-1")
+    gpus = Processes(nodes_state(cluster.state)).get("gpus-1")
     assert gpus is not None
+    without = nodes.snapshot()
     _enforce(cluster)
     kinds = {line.partition(":")[0] for line in nodes.leaks(before)}
     assert kinds == {"mounts", "links", "cgroups", "processes", "rules", "sets", "files", "settings"}
-    nodes.down(_STATE)
+    policies.stop(cluster.state)
+    left = {line for line in nodes.leaks(without) if line.startswith(("rules", "sets", "processes"))}
+    assert left == set()
+    status = api.call(cluster, "GET", "/api/v1/namespaces/default/pods/stays")["status"]
+    assert get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays"
+    _enforce(cluster)
+    nodes.down(cluster.state)
     assert nodes.leaks(before) == []
     assert not node.directory.exists()
     assert not gpus.alive
 
 
-def test_nothing_stays_after_kubelet_containerd_proxy_and_the_policies_are_killed(
-    cluster: ControlPlane, before: nodes.Snapshot
-) -> None:
-    _with_a_pod(cluster)
-    _enforce(cluster)
-    _kill_everything()
-    assert sets.existing()
-    nodes.down(_STATE)
-    assert nodes.leaks(before) == []
-
-
-def test_nothing_stays_of_policies_that_are_enforced_no_longer(cluster: ControlPlane, before: nodes.Snapshot) -> None:
-    _with_a_pod(cluster)
-    without = nodes.snapshot()
-    _enforce(cluster)
-    policies.stop(_STATE)
-    left = {line for line in nodes.leaks(without) if line.startswith(("rules", "sets", "processes"))}
-    assert left == set()
-    status = api.call(cluster, "GET", "/api/v1/namespaces/default/pods/stays")["status"]
-    assert get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays"
-
-
 def test_nothing_stays_when_the_one_who_started_it_is_killed_halfway(
     cluster: ControlPlane, before: nodes.Snapshot
 ) -> None:
-    started = subprocess.Popen([sys.executable, "-c", _UP, str(_STATE)], cwd=ROOT)
-    processes = Processes(nodes_state(_STATE))
+    started = subprocess.Popen([sys.executable, "-c", _UP, str(cluster.state)], cwd=ROOT)
+    processes = Processes(nodes_state(cluster.state))
     wait_until(lambda: processes.get("containerd-1") is not None)
     started.kill()
     started.wait()
     assert processes.get("kubelet-1") is None
-    nodes.down(_STATE)
+    nodes.down(cluster.state)
     assert nodes.leaks(before) == []
 
 
-def test_up_after_a_crash_finds_the_pods_running(cluster: ControlPlane, before: nodes.Snapshot) -> None:
+def test_up_after_a_crash_finds_the_pods_running_and_nothing_stays_after_another(
+    cluster: ControlPlane, before: nodes.Snapshot
+) -> None:
     node = _with_a_pod(cluster)
-    _kill_everything()
+    _enforce(cluster)
+    _kill_everything(cluster.state)
+    assert sets.existing()
     assert nodes.up(cluster) == [node]
     status = api.call(cluster, "GET", "/api/v1/namespaces/default/pods/stays")["status"]
     wait_until(lambda: get_json(f"http://{status['podIP']}:{PORT}/who")["pod"] == "stays")
     assert status["containerStatuses"][0]["restartCount"] == 0
     run_pod(cluster, pod("comes", node=node.name))
+    _kill_everything(cluster.state)
+    assert sets.existing()
+    nodes.down(cluster.state)
+    assert nodes.leaks(before) == []
 
 
 def test_a_pod_whose_network_outlives_its_node_keeps_no_route() -> None:

@@ -1,7 +1,6 @@
 """Pods for tests of real nodes: a small web server beside a native sidecar, under the restricted profile."""
 
 import json
-import shutil
 import threading
 import time
 import urllib.error
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from testbed import nodes
 from testbed.controlplane import ControlPlane
 from testbed.images.base import BASE
 from testbed.nodes import api
@@ -166,14 +164,6 @@ def listener(address: str) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def discard(plane: ControlPlane) -> None:
-    """End a control plane whose data nobody needs, without the time that its components take to say goodbye."""
-    nodes.down(plane.state)
-    for process in reversed(list(plane.processes.all())):
-        plane.processes.stop(process.name, grace=0.5)
-    shutil.rmtree(plane.state, ignore_errors=True)
 
 
 def _container(name: str, port: int, drain_to: str) -> dict[str, Any]:

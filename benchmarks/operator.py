@@ -8,11 +8,9 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.operator_process import WRITES, operator, peak_mebibytes, process, until
@@ -28,7 +26,7 @@ from testbed.kwok import SimulatedNodes
 from testbed.kwok.sidecars import simulated_sidecars
 from testbed.models.push import image, into_registry
 from testbed.paths import ROOT
-from testbed.registry_process import real_registry
+from testbed.registry import real_registry
 from testbed.state import claimed
 
 _OBJECTS: Final = {True: 20, False: 300}
@@ -64,7 +62,7 @@ def run(*, quick: bool) -> Report:
 async def _measure(*, quick: bool) -> Report:
     count, limit = _OBJECTS[quick], _LIMIT_SECONDS[quick]
     report = Report(f"operator: {count} OllamaDeployments on simulated nodes", {"Kubernetes": "1.37", "kwok": "0.8.0"})
-    with claimed("benchmark") as state, tempfile.TemporaryDirectory() as folder:
+    with claimed("benchmark") as state:
         plane = ControlPlane(state, endpoints=False)
         plane.up()
         crds.install(plane)
@@ -72,7 +70,7 @@ async def _measure(*, quick: bool) -> Report:
         nodes.up()
         for number in range(_NODES):
             nodes.add(f"simulated-{number}", number=number)
-        with real_registry(Path(folder)) as registry:
+        with real_registry() as registry:
             into_registry(image("chat"), registry, "library/chat")
             async with _cluster(plane) as (client, wishes):
                 ours, requests, idle = await _ours(plane, client, wishes, registry, count=count, quick=quick)

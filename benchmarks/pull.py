@@ -21,7 +21,7 @@ from ollama_fleet.api.group import GroupConfig, GroupModel
 from testbed.fakes.redirect import redirecting
 from testbed.models.push import Image, into_registry
 from testbed.ollama_process import real_ollama
-from testbed.registry_process import real_registry
+from testbed.registry import real_registry
 
 _OLLAMA: Final = "0.32.3"
 _MEBIBYTES: Final = {True: 256, False: 2048}
@@ -59,8 +59,7 @@ def run(*, quick: bool) -> Report:
 
 
 async def _measure(folder: Path, size: int, *, rounds: int) -> tuple[Pull, Pull]:
-    (folder / "registry").mkdir()
-    with real_registry(folder / "registry") as url:
+    with real_registry() as url:
         made = _image(size)
         into_registry(made, url, "library/big")
         ours, theirs = [], []

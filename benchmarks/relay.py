@@ -18,7 +18,7 @@ from benchmarks.report import Report, Row, cpu_seconds
 from ollama_fleet.api.group import GroupConfig, GroupModel
 from testbed.models.push import image, into_registry
 from testbed.ports import free_ports
-from testbed.registry_process import real_registry
+from testbed.registry import real_registry
 
 _REQUESTS: Final = {True: 300, False: 3000}
 _STREAMS: Final = {True: 10, False: 40}
@@ -138,7 +138,7 @@ def _wait_ready(url: str) -> None:
 def _store(folder: Path) -> Path:
     """A store with one tiny model, filled as in a pod; returns the group configuration."""
     made = image("chat")
-    with real_registry(folder) as url:
+    with real_registry() as url:
         into_registry(made, url, "library/chat")
         model = GroupModel(
             name="chat",

@@ -14,6 +14,7 @@ import httpx
 
 from testbed.build import ensure
 from testbed.ports import free_ports
+from testbed.processes import ENDS_WITH_US
 
 VERSIONS: Final = ("0.24.0", "0.32.3")
 """One of each generation."""
@@ -70,7 +71,7 @@ def real_ollama(
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [program, "serve"], env=environment, stdout=output, stderr=output, start_new_session=True
+            [*ENDS_WITH_US, program, "serve"], env=environment, stdout=output, stderr=output, start_new_session=True
         )
     server = RealOllama(f"http://127.0.0.1:{port}", version, store, log, process.pid)
     try:

@@ -21,6 +21,9 @@ _MARK: Final = "OLLAMA_FLEET_TESTBED"
 """Environment variable of every program: its state directory and its name, which tell ours from others before the
 record. What a program starts has it too."""
 
+ENDS_WITH_US: Final = ("setpriv", "--pdeathsig=TERM", "--")
+"""What to start a program with that is no test bed's: it gets SIGTERM when the thread that started it is gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Process:

@@ -3,6 +3,8 @@
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +14,7 @@ from testbed.build import ensure
 from testbed.controlplane import NotReady
 from testbed.ports import free_ports
 from testbed.processes import Processes
+from testbed.state import claimed
 
 _NAME: Final = "registry"
 _READY_SECONDS: Final = 20
@@ -67,3 +70,12 @@ class Registry:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+
+@contextmanager
+def real_registry() -> Iterator[str]:
+    """One in a directory of its own; yields ``http://HOST:PORT``. Raises NotReady."""
+    with claimed("registry") as state:
+        registry = Registry(Processes(state), state)
+        registry.up()
+        yield registry.url

@@ -13,7 +13,7 @@ from testbed.fakes.redirect import redirecting
 from testbed.fakes.registry import FakeRegistry
 from testbed.models import push
 from testbed.ollama_process import VERSIONS, real_ollama
-from testbed.registry_process import real_registry
+from testbed.registry import real_registry
 
 NOBODY = f"sha256:{'0' * 64}"
 MADE = push.image("chat")
@@ -28,7 +28,7 @@ class Registry:
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.cluster)])
 async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
     if request.param == "real":
-        with real_registry(tmp_path) as url:
+        with real_registry() as url:
             assert push.into_registry(MADE, url, "library/chat") == MADE.digest
             async with httpx.AsyncClient(base_url=url) as http:
                 yield Registry(url, http)

@@ -20,6 +20,7 @@ from ollama_fleet.store.puller import ExitCode, run_puller
 from ollama_fleet.store.registry import RegistryClient
 from testbed.build import ensure
 from testbed.ports import free_ports
+from testbed.processes import ENDS_WITH_US
 from tests.support.store_support import FakeClock, content, group, model, settings
 
 pytestmark = pytest.mark.cluster
@@ -44,7 +45,7 @@ class RealRegistry:
         return (self.directory / "tls.crt").read_bytes()
 
     def start(self) -> None:
-        command = [ensure("registry") / "bin" / "registry", "serve", self.directory / "config.yaml"]
+        command = [*ENDS_WITH_US, ensure("registry") / "bin" / "registry", "serve", self.directory / "config.yaml"]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(200):

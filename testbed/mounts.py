@@ -32,6 +32,13 @@ def share(root: Path) -> None:
     subprocess.run(["mount", "--make-shared", str(root)], check=True)
 
 
+def in_memory(root: Path) -> None:
+    """Make a directory whose files are in memory; one that is there stays as it is."""
+    if not root.exists():
+        root.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(root)], check=True)
+
+
 def remove_tree(root: Path) -> None:
     """Unmount and delete: a mount that stayed would have its content deleted with the tree."""
     unmount(root)

@@ -56,6 +56,11 @@ class Node:
         return self.directory / "containerd.sock"
 
     @property
+    def images(self) -> Path:
+        """Root of the containerd: what images hold."""
+        return self.directory / "containerd"
+
+    @property
     def kubelet_root(self) -> Path:
         """What is ``/var/lib/kubelet`` on the node: ``plugins_registry/`` takes device plugins."""
         return self.directory / "kubelet"

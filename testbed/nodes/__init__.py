@@ -159,7 +159,9 @@ def _claim(state: Path) -> None:
             if owner.lives:
                 raise NodesInUse(f"the test bed in {owner.state} has nodes on this machine")
             _remove(owner.state)
-        _OWNER.write_text(json.dumps([str(state), asdict(this_process())]))
+        partial = _OWNER.with_suffix(".partial")
+        partial.write_text(json.dumps([str(state), asdict(this_process())]))
+        partial.replace(_OWNER)
 
 
 def _owner() -> _Owner | None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ollama_fleet.api.modelheader import ModelHeader
 from ollama_fleet.api.modelset import ModelSetSpec, ModelSetStatus, ResolvedModel, SourceSpec
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec
 from ollama_fleet.api.references import DEFAULT_REGISTRY, parse_reference
@@ -16,7 +17,9 @@ from ollama_fleet.cli.gpus import Card, InvalidGPU
 from ollama_fleet.cli.sources import Found, Wanted
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.request import ClaimView, ImagePolicy, ModelSetView, PlanRequest
+from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.portable import to_document
+from ollama_fleet.sizing.shape import ModelShape
 
 _LIMIT_BYTES = 4 * 2**20
 
@@ -156,11 +159,18 @@ def _status(spec: ModelSetSpec, found: Sequence[Found]) -> ModelSetStatus:
                 digest=f"sha256:{hashlib.sha256((model.model or model.name).encode()).hexdigest()}",
                 size=one.shape.file_bytes,
                 ready=True,
-                header=to_document(one.shape),
+                header=_header(model.name, one.shape),
             )
             for model, one in zip(spec.models, found, strict=True)
         ],
     )
+
+
+def _header(name: str, shape: ModelShape) -> ModelHeader:
+    try:
+        return to_document(shape)
+    except InvalidHeader as error:
+        raise InvalidWish(f"{name}: {error}") from error
 
 
 def _on_gpus(sets: Mapping[Name, ModelSetSpec], card: Card | None) -> dict[Name, OllamaDeploymentSpec]:

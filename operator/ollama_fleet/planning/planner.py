@@ -1,5 +1,6 @@
 """From a wish to a plan."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from ollama_fleet.api.ollamadeployment import TuningSpec
@@ -23,7 +24,9 @@ from ollama_fleet.planning.rooms import House, Wish
 from ollama_fleet.planning.running import Running, Want, running, waiting
 from ollama_fleet.planning.scheduler import ServerShape
 from ollama_fleet.planning.versions import DEFAULT, Version
+from ollama_fleet.sizing.gguf import InvalidHeader
 from ollama_fleet.sizing.portable import from_document
+from ollama_fleet.sizing.shape import ModelShape
 
 _NAMED = 3
 """Silent nodes that the message names."""
@@ -136,10 +139,14 @@ def _asked(want: Want, shapes: Shapes) -> int:
 
 
 def shapes(request: PlanRequest) -> Shapes:
-    """The models whose headers are known, by served name; of two with the same one the first counts."""
+    """The models whose headers are known and make sense, by served name; of two with the same one the first counts."""
     views = (view for view in reversed([*request.model_sets.values()]) if isinstance(view, ModelSetView))
-    resolved = (model for view in views for model in view.status.models)
-    return {model.name: from_document(model.header) for model in resolved if model.header}
+    found: dict[str, ModelShape] = {}
+    for model in (model for view in views for model in view.status.models):
+        if model.header:
+            with suppress(InvalidHeader):
+                found[model.name] = from_document(model.header)
+    return found
 
 
 def _silent(found: Silent) -> Problem:

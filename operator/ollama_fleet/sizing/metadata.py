@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ollama_fleet.sizing.gguf import Array, InvalidHeader, Value
+from ollama_fleet.sizing.gguf import MAX_KEPT, Array, InvalidHeader, Value
 
 MAX_LAYERS: Final = 1024
 """The deepest models have some hundred."""
@@ -60,9 +60,13 @@ class Metadata:
         return found.length if isinstance(found, Array) else 0
 
     def array(self, name: str) -> tuple[int, ...] | None:
-        """The elements of an array; None where the key is no array."""
+        """The elements of an array; None where the key is no array. Raises InvalidHeader where none is kept."""
         found = self.values.get(self._key(name))
-        return tuple(self._checked(name, value) for value in found.values) if isinstance(found, Array) else None
+        if not isinstance(found, Array):
+            return None
+        if not found.values:
+            raise InvalidHeader(f"{self._key(name)} has {found.length} elements: 1 to {MAX_KEPT} numbers were expected")
+        return tuple(self._checked(name, value) for value in found.values)
 
     def _key(self, name: str) -> str:
         return f"{self.architecture}.{name}"

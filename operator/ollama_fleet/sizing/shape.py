@@ -135,6 +135,10 @@ _MIXERS: Final[Mapping[str, MixerKind]] = {
 }
 _PARALLEL: Final = frozenset({"command-r", "cohere2", "phi2", "falcon", "gptneox", "stablelm"})
 """What a table of tensors would show, for models of which only the metadata is known."""
+_MOST_KINDS: Final = 32
+"""Of layers: the most varied models have four."""
+_MOST_EXPERTS_USED: Final = 64
+"""Per token; models use up to some ten. Each is several nodes of every layer's graph."""
 _BLOCK: Final = re.compile(r"blk\.\d+\.(\w+)\.weight")
 
 
@@ -160,7 +164,7 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
     names = {found[1]: t for t in tensors if (found := _BLOCK.fullmatch(t.name))}
     embeddings = next((tensor.shape for tensor in tensors if tensor.name == "token_embd.weight"), ())
     vocabulary = metadata.number("vocab_size") or metadata.array_length("tokenizer.ggml.tokens")
-    return ModelShape(
+    shape = ModelShape(
         architecture=architecture,
         layers=layers,
         embedding_length=embedding,
@@ -188,6 +192,19 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         latent=_latent(metadata, heads=False),
         latent_heads=_latent(metadata, heads=True),
     )
+    check(shape)
+    return shape
+
+
+def check(shape: ModelShape) -> None:
+    """Raise InvalidHeader for what no model has, and with which a graph could not be laid out, or not soon."""
+    kinds, used, experts = len(set(shape.layers)), shape.experts_used, shape.experts
+    if kinds > _MOST_KINDS:
+        raise InvalidHeader(f"{kinds} kinds of layers: at most {_MOST_KINDS} are believed")
+    if experts and not 0 < used <= min(experts, _MOST_EXPERTS_USED):
+        raise InvalidHeader(
+            f"{used} experts used of {experts}: at least 1 and at most {_MOST_EXPERTS_USED} are believed"
+        )
 
 
 def _shared_expert_length(metadata: Metadata, names: Mapping[str, Tensor]) -> int:

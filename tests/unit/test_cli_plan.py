@@ -256,3 +256,15 @@ def test_a_reader_who_has_seen_enough_gets_no_traceback() -> None:
     done = subprocess.run(plan, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(("model", "gpus"), [("llama3.2:1b", 1), ("llama3.1:70b", 4)])
+def test_the_figures_of_a_model_are_those_of_the_gpus_that_it_goes_to(
+    model: str, gpus: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", model, "--context", "8k", "--offline", "--gpu", "24Gix4", "-o", "json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["plan"]["groups"]
+    found = group["models"][model]
+    assert len(found["perGPU"]) == gpus
+    assert [gpu["used"] > 0 for gpu in group["gpus"]] == [number < gpus for number in range(4)]
+    assert sum(gpu["used"] for gpu in group["gpus"]) >= found["total"]

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ollama_fleet.api.deploymentstatus import EffectiveValue
+from ollama_fleet.api.group import GroupModel
 from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.cli.sources import BUNDLED, Found
 from ollama_fleet.planning import planner
-from ollama_fleet.planning.footprints import Mode, estimate_of, footprint, server_shape
+from ollama_fleet.planning.footprints import estimate_of, footprint, server_shape
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.packing import load_order
 from ollama_fleet.planning.plan import Group, Plan
@@ -117,16 +118,6 @@ def view(name: str, request: PlanRequest, plan: Plan, found: Mapping[str, Found]
     )
 
 
-def estimates(group: Group, shapes: Mapping[str, ModelShape]) -> dict[str, Estimate]:
-    """By model, as the planner counted."""
-    slots, options = max(1, group.config.num_parallel), replace(group.options, gpus=max(1, group.options.gpus))
-    return {
-        model.name: estimate_of(model, shapes[model.name], options, parallel=slots)
-        for model in group.config.models
-        if model.name in shapes
-    }
-
-
 def _where(request: PlanRequest, inventory: Inventory | None) -> str:
     if inventory is not None:
         gpus = "1 GPU" if inventory.gpus == 1 else f"{inventory.gpus} GPUs"
@@ -138,36 +129,48 @@ def _where(request: PlanRequest, inventory: Inventory | None) -> str:
 def _group(
     group: Group, request: PlanRequest, inventory: Inventory | None, shapes: Mapping[str, ModelShape]
 ) -> GroupView:
-    known, models = estimates(group, shapes), group.config.models
+    models, seats, bars = group.config.models, dict[str, int](), tuple[GpuBar, ...]()
+    if inventory is not None:
+        version = Version.parse(group.config.ollama_version)
+        server = server_shape(inventory, request.spec.tuning or TuningSpec(), version=version)
+        seats, bars = _seated(group, replace(server, spread=group.record.spread), shapes)
     rows = tuple(
         ModelRow(
             model.name,
             model.residency,
             model.parallel,
-            known.get(model.name),
+            _estimate(group, model, shapes, gpus=seats.get(model.name, 1)),
             on_gpu=inventory is not None,
             embeddings=shapes[model.name].weights.host if model.name in shapes else 0,
         )
         for model in models
     )
-    bars: tuple[GpuBar, ...] = ()
-    if inventory is not None:
-        version = Version.parse(group.config.ollama_version)
-        shape = server_shape(inventory, request.spec.tuning or TuningSpec(), version=version)
-        bars = tuple(_bars(group, shape, shapes))
     guests = sum(model.residency != "Pinned" for model in models)
     kv_type = group.options.kv_type
     return GroupView(group.name, group.replicas, group.config.num_parallel, kv_type, rows, bars, guests)
 
 
-def _bars(group: Group, server: ServerShape, shapes: Mapping[str, ModelShape]) -> Iterator[GpuBar]:
-    """As Ollama's scheduler would seat the Pinned models."""
-    mode = Mode(max(1, group.config.num_parallel), group.options.kv_type, group.record.spread)
-    pinned = [model for model in group.config.models if model.residency == "Pinned"]
-    found = [footprint(m, shapes.get(m.name), group.options, parallel=mode.parallel) for m in pinned]
-    shape = ServerShape(server.gpus, server.usable, server.margin, server.generation, mode.spread)
-    for used in seat(shape, load_order(found)).used:
-        yield GpuBar(used, server.usable)
+def _estimate(group: Group, model: GroupModel, shapes: Mapping[str, ModelShape], *, gpus: int) -> Estimate | None:
+    if model.name not in shapes:
+        return None
+    slots, options = max(1, group.config.num_parallel), replace(group.options, gpus=gpus)
+    return estimate_of(model, shapes[model.name], options, parallel=slots)
+
+
+def _seated(
+    group: Group, server: ServerShape, shapes: Mapping[str, ModelShape]
+) -> tuple[dict[str, int], tuple[GpuBar, ...]]:
+    """On how many GPUs Ollama's scheduler would seat each model, and what the Pinned ones take of each."""
+    slots, models = max(1, group.config.num_parallel), group.config.models
+    prints = {m.name: footprint(m, shapes.get(m.name), group.options, parallel=slots) for m in models}
+    loaded = load_order(prints[model.name] for model in models if model.residency == "Pinned")
+    guests = [prints[model.name] for model in models if model.residency != "Pinned"]
+    seating = seat(server, loaded)
+    found = [*seating.seats, *(one for guest in guests for one in seat(server, [*loaded, guest]).seats)]
+    return (
+        {one.model.name: len(one.gpus) for one in found},
+        tuple(GpuBar(used, server.usable) for used in seating.used),
+    )
 
 
 def _notes(found: Mapping[str, Found]) -> Iterator[str]:

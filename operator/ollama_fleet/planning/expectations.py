@@ -1,7 +1,7 @@
 """What a plan promises of the models of a group that runs, for those who hold it against what is measured. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ollama_fleet.api.group import GroupConfig
 from ollama_fleet.planning.footprints import Options, Shapes, estimate_of
@@ -12,7 +12,7 @@ class Expectation:
     """By model; one whose header is not known is in neither."""
 
     planned: Mapping[str, int] = field(default_factory=dict)
-    """GPU bytes that it should take: what is expected, not the upper bound that admission counts with."""
+    """GPU bytes that it takes at the least: what is expected, not the upper bound that admission counts with."""
     contexts: Mapping[str, int] = field(default_factory=dict)
     """Tokens per slot: never more than it was trained for, to which Ollama clips them."""
 
@@ -24,7 +24,9 @@ def expect(config: GroupConfig, shapes: Shapes, options: Options) -> Expectation
         shape = shapes.get(model.name)
         if shape is None:
             continue
-        planned[model.name] = estimate_of(model, shape, options, parallel=config.num_parallel).total
+        # On one GPU or on all is Ollama's choice, and on each there are a context and a compute buffer.
+        ways = [replace(options, gpus=count) for count in {1, options.gpus or 1}]
+        planned[model.name] = min(estimate_of(model, shape, way, parallel=config.num_parallel).total for way in ways)
         if model.context_length:
             contexts[model.name] = min(model.context_length, shape.context_length or model.context_length)
     return Expectation(planned, contexts)

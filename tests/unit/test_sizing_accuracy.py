@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from benchmarks import sizing
 from ollama_fleet.sizing.context import USUAL, context_on
 from ollama_fleet.sizing.estimate import GIB, MIB, estimate, prediction
 from ollama_fleet.sizing.gguf import InvalidHeader, read_header
-from ollama_fleet.sizing.load import Engine, Load, engine_of
+from ollama_fleet.sizing.load import Engine, Load, batch, engine_of, slots
 from ollama_fleet.sizing.metadata import Metadata
 from ollama_fleet.sizing.shape import ModelShape, shape_from, shape_of
 from ollama_fleet.sizing.weights import Weights
@@ -145,3 +146,37 @@ def test_engines_by_generation() -> None:
 def test_a_header_without_its_dimensions_is_refused(missing: str) -> None:
     with pytest.raises(InvalidHeader, match=missing):
         llama(**{missing: 0})
+
+
+def embedder(architecture: str = "qwen3", **changes: int) -> ModelShape:
+    """Qwen3 Embedding 0.6B at Q8_0: a decoder, but for its pooling."""
+    values = {"block_count": 28, "embedding_length": 1024, "feed_forward_length": 3072, "vocab_size": 151669}
+    values |= {"attention.head_count": 16, "attention.head_count_kv": 8, "attention.key_length": 128}
+    values |= {"attention.value_length": 128, "context_length": 32768, "pooling_type": 3}
+    metadata = {f"{architecture}.{key}": value for key, value in (values | changes).items()}
+    weights = Weights(layers=474_000_000, output=165_000_000, host=165_000_000)
+    return shape_from(
+        Metadata({"general.architecture": architecture, **metadata}), weights=weights, file_bytes=639_000_000
+    )
+
+
+def test_a_decoder_that_embeds_has_one_slot_and_the_logits_of_a_whole_input() -> None:
+    """``pooling_type`` alone decides: Ollama then passes one slot, a batch of 2048 and ``--embedding``."""
+    load = Load(context=8192, parallel=4)
+    chat = replace(embedder(), pooled=False)
+    assert (slots(embedder(), load), slots(chat, load)) == (1, 4)
+    assert batch(embedder(), load, Engine.LLAMA_SERVER) == 2048
+    assert batch(embedder(), replace(load, context=1024), Engine.LLAMA_SERVER) == 1024
+    found = estimate(embedder(), load, Engine.LLAMA_SERVER)
+    assert found.part("kv") == estimate(chat, replace(load, parallel=1), Engine.LLAMA_SERVER).part("kv")
+    assert found.part("compute") > 4 * 2048 * 151669
+    assert found.reserve > found.total
+
+
+@pytest.mark.parametrize("flash_attention", [True, False])
+def test_an_input_is_cut_at_the_batch_whatever_the_attention(*, flash_attention: bool) -> None:
+    load = Load(context=8192, flash_attention=flash_attention)
+    for model in (embedder(), embedder("bert")):
+        assert batch(model, load, Engine.LLAMA_SERVER) == 2048
+        assert batch(model, load, Engine.LLAMA_RUNNER) == 8192
+        assert batch(model, load, Engine.OLLAMA_ENGINE) == 512

@@ -112,6 +112,8 @@ class ModelHeader(Observed):
     """Tokens that it was trained for; 0 where the file does not say."""
     encoder: bool = False
     """Without generation."""
+    pooled: bool = False
+    """Its file says how to pool: it answers with vectors, whatever its architecture."""
     weights: TensorBytes
     """Bytes of the tensors."""
     file_bytes: Bytes = 0

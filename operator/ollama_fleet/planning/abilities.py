@@ -75,5 +75,5 @@ def quantises(shape: ModelShape, kv_type: str, generation: Generation) -> bool:
 
 
 def effective_slots(shape: ModelShape | None, wished: int) -> int:
-    """Slots that the model really gets of those that it asks for: encoders and some families get one."""
+    """Slots that the model really gets of those that it asks for: models for embeddings and some families get one."""
     return wished if shape is None else slots(shape, Load(context=1, parallel=wished))

@@ -31,6 +31,6 @@ PROFILES: Final[dict[Profile, Defaults]] = {
     "agent": Defaults(parallel=6, context_length=16384, max_queue=2048, prompt_cache=4096),
     # Nobody waits, and no two requests belong together.
     "batch": Defaults(parallel=8, context_length=8192, max_queue=4096, prompt_cache=0, as_many_as_fit=True),
-    # Ollama runs encoders with one slot whatever is asked for: replicas scale them.
+    # Ollama runs models for embeddings with one slot whatever is asked for: replicas scale them.
     "embedding": Defaults(parallel=1, context_length=2048, max_queue=512, prompt_cache=0),
 }

@@ -119,8 +119,10 @@ def prediction(model: ModelShape, load: Load) -> int:
 
 def _compute(model: ModelShape, load: Load, engine: Engine, *, bounded: bool) -> int:
     size, count = batch(model, load, engine), slots(model, load)
-    # Only Ollama's copy of llama.cpp asks for the logits of a whole batch; others for those of one token per slot.
-    few = engine is not Engine.LLAMA_RUNNER and not bounded
+    # Ollama's copy of llama.cpp asks for the logits of a whole batch, and llama-server does for models that answer with
+    # vectors (``server_output_limits``); others for those of one token per slot.
+    whole = engine is Engine.LLAMA_RUNNER or (engine is Engine.LLAMA_SERVER and model.embeds)
+    few = not whole and not bounded
     # Where copies of the cache stand in no buffer, the driver holds them in a pool.
     habits = replace(_habits(engine), half_copies=True) if bounded else None
     # The library of matrix products takes scores as f16, from the same pool: they were seen there on a full batch.

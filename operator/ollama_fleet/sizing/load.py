@@ -32,6 +32,9 @@ _SINGLE_SLOT: Final = frozenset(
 )
 """Families that Ollama runs with one slot whatever it is told (``server/sched.go``)."""
 
+_EMBEDDING_BATCH: Final = 2048
+"""Of models that answer with vectors, with flash attention or without (``llm/llama_server.go``)."""
+
 
 def engine_of(architecture: str, *, llama_server: bool) -> Engine:
     """The engine of an architecture; ``llama_server`` for Ollama from 0.30."""
@@ -57,7 +60,7 @@ class Load:
 
 def slots(model: ModelShape, load: Load) -> int:
     """Slots that the model really gets."""
-    single = model.encoder or model.architecture in _SINGLE_SLOT or model.architecture.startswith("nemotron_h")
+    single = model.embeds or model.architecture in _SINGLE_SLOT or model.architecture.startswith("nemotron_h")
     return 1 if single else max(1, load.parallel)
 
 
@@ -67,13 +70,13 @@ def context(model: ModelShape, load: Load) -> int:
 
 
 def batch(model: ModelShape, load: Load, engine: Engine) -> int:
-    """Tokens of a micro-batch. From 0.30 Ollama raises it with the whole context (``llm/llama_server.go``)."""
+    """Tokens of a micro-batch. From 0.30 Ollama raises it with the whole context (``server/sched.go``)."""
     total = context(model, load) * slots(model, load)
     if load.batch is not None:
         return min(load.batch, total)
+    if model.embeds and engine is not Engine.OLLAMA_ENGINE:
+        # An input is computed at once; from 0.30 it is cut there (``DefaultEmbeddingNumBatchForContext``).
+        return min(_EMBEDDING_BATCH, total) if engine is Engine.LLAMA_SERVER else total
     if engine is not Engine.LLAMA_SERVER or not load.flash_attention:
         return min(512, max(1, total))
-    if model.encoder:
-        # An input is computed at once.
-        return context(model, load)
     return min(512 if total <= 4096 else 1024 if total <= 32768 else 2048, total)

@@ -93,11 +93,18 @@ class ModelShape:
     latent: Latent | None = None
     latent_heads: Latent | None = None
     """The same in a file that keeps the keys and values of all heads."""
+    pooled: bool = False
+    """The file says how to pool: Ollama takes it for a model that answers with vectors, whatever its architecture."""
 
     @property
     def single_parts(self) -> bool:
         """Whether each layer is attention, a recurrence or a network, never two of them."""
         return self.architecture.startswith("nemotron_h")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it answers with vectors."""
+        return self.encoder or self.pooled
 
     @property
     def windowed(self) -> bool:
@@ -191,6 +198,7 @@ def shape_from(metadata: Metadata, *, weights: Weights, file_bytes: int, tensors
         parallel_blocks=architecture in _PARALLEL,
         latent=_latent(metadata, heads=False),
         latent_heads=_latent(metadata, heads=True),
+        pooled=metadata.has("pooling_type"),
     )
     check(shape)
     return shape

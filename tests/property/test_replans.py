@@ -88,7 +88,9 @@ class Replans(RuleBasedStateMachine):
         self.families: dict[str, str] = {}
         self.nodes: dict[str, Node] = {}
         self.tuning: dict[str, Any] = {}
-        self.tuned = self.tuning
+        self.hardware: dict[str, Any] = {}
+        """Beside the count of GPUs."""
+        self.chosen = self.choices()
         """What the plan in force was made with."""
         self.count = 1
         self.running: tuple[PreviousGroup, ...] = ()
@@ -146,9 +148,22 @@ class Replans(RuleBasedStateMachine):
         self.edited()
 
     @precondition(lambda self: self.models)
-    @rule(tuning=st.sampled_from([{}, {"numParallel": 2}, {"kvCacheType": "q8_0"}, {"schedSpread": True}]))
+    @rule(
+        tuning=st.sampled_from(
+            [
+                *({}, {"numParallel": 2}, {"kvCacheType": "q8_0"}, {"schedSpread": True}),
+                *({"flashAttention": False}, {"gpuOverhead": "8Gi"}),
+            ]
+        )
+    )
     def tune(self, tuning: dict[str, Any]) -> None:
         self.tuning = tuning
+        self.edited()
+
+    @precondition(lambda self: self.models)
+    @rule(hardware=st.sampled_from([{}, {"minMemory": "40Gi"}, *({"products": [product]} for product in CARDS)]))
+    def choose_gpus(self, hardware: dict[str, Any]) -> None:
+        self.hardware = hardware
         self.edited()
 
     # What happens to nodes.
@@ -210,11 +225,22 @@ class Replans(RuleBasedStateMachine):
             for model in spec.models
         ]
         view = ModelSetView("set", spec, ModelSetStatus(observed_generation=1, models=resolved), generation=1)
-        wish = {"modelSets": [{"name": "set"}], "hardware": {"gpu": {"count": self.count}}, "tuning": self.tuning}
+        hardware = {"gpu": {"count": self.count, **self.hardware}}
+        wish = {"modelSets": [{"name": "set"}], "hardware": hardware, "tuning": self.tuning}
         asked = OllamaDeploymentSpec.model_validate(wish)
         names = sorted(self.nodes, reverse=backwards)
         look = Look(asked, [self.nodes[name].view(name) for name in names])
         return PlanRequest("ns", "chat", asked, {"set": view}, ImagePolicy("fleet"), previous=self.running, survey=look)
+
+    def choices(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What all servers have in common."""
+        return self.tuning, self.hardware
+
+    @staticmethod
+    def sized_for(choices: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of the choices, what changes how much of a GPU there is and how much a model takes of it."""
+        tuning, hardware = choices
+        return {key: tuning[key] for key in tuning.keys() & {"flashAttention", "gpuOverhead"}}, hardware
 
     def edited(self) -> None:
         """Plan for a changed wish."""
@@ -234,7 +260,7 @@ class Replans(RuleBasedStateMachine):
         if isinstance(known, Inventory):
             for group in plan.groups:
                 self.fits_what_was_known(group, known, request)
-        self.plan, self.running, self.tuned = plan, previous(plan), self.tuning
+        self.plan, self.running, self.chosen = plan, previous(plan), self.choices()
         assert plan_deployment(self.request()).groups == plan.groups, "what was planned is planned again"
 
     def nothing_moves(self) -> None:
@@ -258,7 +284,7 @@ class Replans(RuleBasedStateMachine):
     def nobody_who_runs_is_in_the_way(self, plan: Plan) -> None:
         """What runs as it is wished for fits, whatever nodes say: it keeps no edit from being planned."""
         refused = {problem.message.split()[0] for problem in plan.problems if problem.reason is Reason.DOES_NOT_FIT}
-        for group in self.running if self.tuning == self.tuned else ():
+        for group in self.running if self.choices() == self.chosen else ():
             for model in group.config.models:
                 wished = self.models.get(model.name, {})
                 same = (model.context_length, model.residency) == (wished.get("contextLength"), wished.get("residency"))
@@ -284,7 +310,7 @@ class Replans(RuleBasedStateMachine):
         home = {m.name: (g.name, m) for g in self.plan.groups for m in g.config.models if m.name in self.models}
         now = {model.name: (group.name, model) for group in plan.groups for model in group.config.models}
         assert home.keys() <= now.keys()
-        if self.tuning == self.tuned:
+        if self.choices() == self.chosen:
             moved = [
                 name
                 for name, (group, model) in home.items()
@@ -317,7 +343,7 @@ class Replans(RuleBasedStateMachine):
 
     def fits_what_was_known(self, group: Group, inventory: Inventory, request: PlanRequest) -> None:
         """Upper bounds of all models that are in memory at once, on every GPU, for groups that were planned anew."""
-        if self.plan is not None:
+        if self.plan is not None and self.sized_for(self.choices()) == self.sized_for(self.chosen):
             before = next((one for one in self.plan.groups if one.name == group.name), None)
             if before is not None and self.asks_no_more(before, group):
                 return

@@ -12,10 +12,10 @@ from ollama_fleet.manifests.names import Owner
 from ollama_fleet.manifests.render import RECORD_KEY, config_map, deployment
 from ollama_fleet.manifests.rollout import started
 from ollama_fleet.planning.footprints import calibration_key
-from ollama_fleet.planning.inventory import Silent
+from ollama_fleet.planning.inventory import Inventory, Silent, usable
 from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.planner import plan_deployment
-from ollama_fleet.planning.request import PreviousGroup
+from ollama_fleet.planning.request import PlanRequest, PreviousGroup
 from ollama_fleet.sizing.calibration import Calibration
 from tests.support.plans import GIB, L4, Survey, again, layout, previous, shape_of, slots, value, wish
 
@@ -63,8 +63,8 @@ def test_nodes_that_show_their_gpus_later_change_no_running_plan() -> None:
 def test_a_left_out_newcomer_leaves_the_others_as_they_are_however_nodes_change() -> None:
     before = plan_deployment(wish(HEAVY))
     asked = {"name": "qwen2.5:32b", "contextLength": 4096, "parallel": 1}
-    for usable in (22, 23, 16, 8):
-        after = again(before, wish(HEAVY, asked, inventory=replace(L4, usable=usable * GIB)))
+    for size in (22, 23, 16, 8):
+        after = again(before, wish(HEAVY, asked, inventory=replace(L4, usable=size * GIB)))
         assert layout(after) == {"g0": ["llama3.1:8b"]}
         assert slots(after) == slots(before)
         assert [problem.message.split()[0] for problem in after.left_out] == ["qwen2.5:32b"]
@@ -281,3 +281,66 @@ def test_a_model_whose_load_found_no_room_is_planned_with_fewer_slots() -> None:
     starved = plan_deployment(replace(asked, previous=(replace(runs, starved=frozenset({LLAMA["name"]})),)))
     assert starved.groups == ()
     assert "found too little memory on every server" in starved.problems[0].message
+
+
+H100 = Inventory(1, usable(81559), 1, "test", product="NVIDIA-H100-80GB-HBM3")
+LARGE = {"name": "qwen2.5:32b", "contextLength": 16384, "parallel": 4}
+
+
+def on_card(inventory: Inventory = H100, *, gpu: dict[str, Any] | None = None, **spec: Any) -> PlanRequest:
+    hardware = {"gpu": {"count": 1, "products": ["NVIDIA-H100-80GB-HBM3"], **(gpu or {})}}
+    return wish(LARGE, inventory=inventory, hardware=hardware, **spec)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "spec"),
+    [
+        ({"products": ["Tesla-T4"]}, {}),
+        ({"products": None, "minMemory": "14Gi"}, {}),
+        ({"products": None}, {"placement": {"nodeSelector": {"pool": "small"}}}),
+    ],
+)
+def test_servers_that_shall_run_on_other_gpus_are_planned_for_them(gpu: dict[str, Any], spec: dict[str, Any]) -> None:
+    """They start anew there: what did not fit would crash, or compute on the CPU."""
+    before = plan_deployment(on_card())
+    small = replace(H100, usable=usable(15360), product="Tesla-T4")
+    after = again(before, on_card(small, gpu=gpu, **spec))
+    assert [problem.reason for problem in after.problems] == [Reason.DOES_NOT_FIT]
+    middle = again(before, on_card(replace(small, usable=usable(46068)), gpu=gpu, **spec))
+    assert middle.groups[0].record.usable == usable(46068)
+    assert value(middle.groups[0], "OLLAMA_KV_CACHE_TYPE") == "f16"
+
+
+@pytest.mark.parametrize("tuning", [{"flashAttention": False}, {"gpuOverhead": "8Gi"}])
+def test_a_choice_that_takes_memory_is_planned_for(tuning: dict[str, Any]) -> None:
+    card = replace(H100, usable=38 * GIB)
+    before, asked = plan_deployment(on_card(card)), on_card(card, tuning=tuning)
+    after, anew = again(before, asked), plan_deployment(asked)
+    assert (slots(after), after.groups[0].options) == (slots(anew), anew.groups[0].options)
+    assert (slots(after), after.groups[0].options.kv_type) != (slots(before), "f16")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "spec"),
+    [
+        ({"products": ["NVIDIA H100 80GB HBM3"]}, {}),
+        ({}, {"tuning": {"flashAttention": True}}),
+        ({}, {"tuning": {"keepAlive": "1h"}}),
+        ({}, {"placement": {"tolerations": [{"key": "night", "operator": "Exists"}]}}),
+    ],
+)
+def test_an_edit_that_changes_no_memory_looks_at_no_node(gpu: dict[str, Any], spec: dict[str, Any]) -> None:
+    before, asked = plan_deployment(on_card()), on_card(gpu=gpu, **spec)
+    after = again(before, asked)
+    assert slots(after) == slots(before)
+    assert isinstance(asked.survey, Survey)
+    assert asked.survey.asked == 0
+
+
+def test_a_record_of_an_earlier_version_stands_for_the_gpus_that_are_asked_for() -> None:
+    before = plan_deployment(on_card())
+    (group,) = previous(before)
+    older = replace(group, record=group.record.model_copy(update={"sized_for": ""}))
+    small = replace(H100, usable=usable(15360), product="Tesla-T4")
+    after = plan_deployment(replace(on_card(small), previous=(older,)))
+    assert after == before

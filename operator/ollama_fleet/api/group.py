@@ -140,6 +140,8 @@ class GroupRecord(Observed):
 
     choices: str = ""
     """Hash of everything chosen that the environment follows from."""
+    sized_for: str = ""
+    """Hash of everything chosen that decides which GPUs there are and what they hold; empty where it is not known."""
     environment: tuple[Started, ...] = ()
     memory_request: int = 0
     """Bytes of host memory; 0 where the spec or nobody says."""

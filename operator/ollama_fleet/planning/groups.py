@@ -21,6 +21,7 @@ from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import parse_bytes, seconds
 from ollama_fleet.planning.request import PlanRequest
+from ollama_fleet.planning.running import sized_for
 from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.shape import ModelShape
 
@@ -153,6 +154,7 @@ def _host_memory(basis: Basis) -> HostMemory:
 def _record(common: Common, basis: Basis, environment: Sequence[Setting], memory: HostMemory) -> GroupRecord:
     return GroupRecord(
         choices=basis.choices,
+        sized_for=sized_for(common.request.spec),
         environment=tuple(Started(name=s.name, value=s.value, source=s.source, reason=s.reason) for s in environment),
         memory_request=memory.request,
         memory_limit=memory.limit,

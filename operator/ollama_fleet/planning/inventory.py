@@ -5,10 +5,10 @@ off; a GPU that is sick, or that the kubelet gave to somebody else, does not cou
 nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from ollama_fleet.api.ollamadeployment import GPUSpec, OllamaDeploymentSpec, PlacementSpec
 from ollama_fleet.planning.placement import Demand, GPUView, NodeView, admits
@@ -187,14 +187,21 @@ def _suits(gpu: GPUSpec, node: NodeView, least: int, products: Sequence[str]) ->
     return not least or (memory.isdigit() and int(memory) >= least)
 
 
+def node_terms(placement: PlacementSpec) -> Sequence[Mapping[str, Any]]:
+    """Of the required node affinity."""
+    affinity = (placement.affinity or {}).get("nodeAffinity", {})
+    found: Sequence[Mapping[str, Any]] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get(
+        "nodeSelectorTerms", ()
+    )
+    return found
+
+
 def _demand(placement: PlacementSpec, gpu: GPUSpec) -> Demand:
     resource = gpu.resource_name or GPU_RESOURCE
-    affinity = (placement.affinity or {}).get("nodeAffinity", {})
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
     return Demand(
         requests={resource: Decimal(gpu.count)},
         selector=placement.node_selector or {},
         # Nodes with GPUs are often tainted with the resource's name, which its pods tolerate by an admission plugin.
         tolerations=[*(placement.tolerations or ()), {"key": resource, "operator": "Exists"}],
-        terms=required.get("nodeSelectorTerms", ()),
+        terms=node_terms(placement),
     )

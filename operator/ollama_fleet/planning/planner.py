@@ -63,9 +63,7 @@ class _Planner:
             kv_type=tuning.kv_cache_type,
             spread=tuning.sched_spread,
         )
-        self.running: dict[str, Running] = running(
-            request.previous, wants, tuning, generation=version.generation, gpus=gpus
-        )
+        self.running: dict[str, Running] = running(request.previous, wants, request.spec, generation=version.generation)
 
     def plan(self) -> Plan:
         problems = tuple(heads(self.wish))

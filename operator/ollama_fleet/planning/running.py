@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ollama_fleet.api.group import GroupModel
-from ollama_fleet.api.ollamadeployment import TuningSpec
+from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, PlacementSpec, TuningSpec
 from ollama_fleet.planning.footprints import Mode
+from ollama_fleet.planning.inventory import least_memory, node_terms, product_values
+from ollama_fleet.planning.quantities import parse_bytes
 from ollama_fleet.planning.request import PreviousGroup
 from ollama_fleet.planning.versions import Generation, Version
 
@@ -55,16 +57,16 @@ class Running:
 def running(
     previous: Iterable[PreviousGroup],
     wants: Mapping[str, Want],
-    tuning: TuningSpec,
+    spec: OllamaDeploymentSpec,
     *,
     generation: Generation,
-    gpus: int,
 ) -> dict[str, Running]:
     """Groups by name; those that a choice for all servers starts anew anyway are not among them."""
     found = {}
+    gpus = spec.hardware.gpu.count if spec.hardware.gpu else 0
     for group in previous:
         mode = mode_of(group)
-        if _starts_anew(group, mode, tuning, generation=generation, gpus=gpus):
+        if _starts_anew(group, mode, spec, generation=generation, gpus=gpus):
             continue
         members = {model.name: model for model in group.config.models if model.name in wants}
         same = (name for name, model in members.items() if _same(model, wants[name], group))
@@ -95,8 +97,27 @@ def mode_of(group: PreviousGroup) -> Mode:
     return Mode(max(1, group.config.num_parallel), group.record.kv_type, group.record.spread)
 
 
-def _starts_anew(group: PreviousGroup, mode: Mode, tuning: TuningSpec, *, generation: Generation, gpus: int) -> bool:
+def sized_for(spec: OllamaDeploymentSpec) -> str:
+    """Hash of everything chosen that decides which GPUs there are and what they hold, however it is written."""
+    tuning, placement, gpu = spec.tuning or TuningSpec(), spec.placement or PlacementSpec(), spec.hardware.gpu
+    wire = json.dumps(
+        [
+            [gpu.resource_name, least_memory(gpu), sorted(product_values(gpu))] if gpu else None,
+            [placement.node_selector or {}, node_terms(placement)],
+            [tuning.flash_attention is not False, parse_bytes(tuning.gpu_overhead) if tuning.gpu_overhead else None],
+        ],
+        sort_keys=True,
+    )
+    return hashlib.sha256(wire.encode()).hexdigest()[:12]
+
+
+def _starts_anew(
+    group: PreviousGroup, mode: Mode, spec: OllamaDeploymentSpec, *, generation: Generation, gpus: int
+) -> bool:
+    tuning = spec.tuning or TuningSpec()
     if Version.parse(group.config.ollama_version).generation is not generation:
+        return True
+    if group.record.sized_for not in {"", sized_for(spec)}:
         return True
     explicit = (
         (tuning.num_parallel, mode.parallel),

@@ -81,6 +81,7 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"#!{sys.executable}\n"
         "import pathlib, sys\n"
         f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "with (here / 'asked').open('a') as log: print(*sys.argv[1:], file=log)\n"
         "if (here / 'error').exists(): sys.exit((here / 'error').read_text())\n"
         "if 'config' in sys.argv: print('prod')\n"
         "elif 'pods' in sys.argv: print((here / 'pods').read_text())\n"
@@ -104,6 +105,41 @@ def test_exit_codes_tell_scripts(kubectl: Path, capsys: pytest.CaptureFixture[st
     assert main(["status", "chat"]) == 0
     assert main(["status", "nope", "-n", "prod"]) == 1
     assert "no OllamaDeployment nope in namespace prod" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metadata", "observed", "why"),
+    [
+        ({"generation": 2}, {"observedGeneration": 1}, "the operator has not read the last change yet"),
+        ({"generation": 1}, {}, "the operator has not read the last change yet"),
+        ({"deletionTimestamp": "2026-01-01T00:00:00Z"}, {}, "it is being deleted"),
+    ],
+)
+def test_a_status_that_speaks_of_something_else_is_not_ready(
+    metadata: dict[str, Any],
+    observed: dict[str, Any],
+    why: str,
+    kubectl: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = deployment()
+    answer(kubectl, {"metadata": found["metadata"] | metadata, "status": found["status"] | observed})
+    assert main(["status"]) == 2
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("? prod/chat")
+    assert why in second
+    now = {"metadata": found["metadata"] | {"generation": 2}, "status": found["status"] | {"observedGeneration": 2}}
+    answer(kubectl, now)
+    assert main(["status"]) == 0
+
+
+def test_only_pods_of_the_product_are_read(kubectl: Path) -> None:
+    answer(kubectl, deployment())
+    assert main(["status"]) == 0
+    asked = (kubectl / "asked").read_text().splitlines()
+    assert [line for line in asked if " pods " in line] == [
+        "get pods --namespace prod --selector ollamafleet.io/deployment -o json"
+    ]
 
 
 def test_json_is_what_the_cluster_says(kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:

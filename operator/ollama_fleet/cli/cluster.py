@@ -22,10 +22,11 @@ class Cluster:
     options: tuple[str, ...] = ()
     """Options passed on to kubectl, e.g. ``--context=prod``."""
 
-    def list(self, kind: str, *, namespace: str | None) -> list[dict[str, Any]]:
+    def list(self, kind: str, *, namespace: str | None, selector: str = "") -> list[dict[str, Any]]:
         """All objects of a kind (plural with group), in one namespace, or in all for None. Raises CannotRead."""
         scope = ["--all-namespaces"] if namespace is None else ["--namespace", namespace]
-        document = json.loads(self._run(["get", kind, *scope, "-o", "json"]))
+        labelled = ["--selector", selector] if selector else []
+        document = json.loads(self._run(["get", kind, *scope, *labelled, "-o", "json"]))
         items: list[dict[str, Any]] = document["items"]
         return items
 

@@ -36,6 +36,6 @@ def _status(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(found, indent=2))
     else:
-        for line in render(found, cluster.list("pods", namespace=namespace)):
+        for line in render(found, cluster.list("pods", namespace=namespace, selector=names.LABEL_DEPLOYMENT)):
             print(line)
     return _READY if all(map(is_ready, found)) else _NOT_READY

@@ -14,9 +14,11 @@ Node = tuple[str, list["Node"]]
 
 
 def is_ready(deployment: Object) -> bool:
-    """Whether a deployment is Ready and has nothing left to do."""
-    return _condition(deployment, "Ready").get("status") == "True" and (
-        _condition(deployment, "Reconciling").get("status") != "True"
+    """Whether a deployment is Ready and has nothing left to do, by a status that speaks of its spec."""
+    return (
+        not _out_of_date(deployment)
+        and _condition(deployment, "Ready").get("status") == "True"
+        and _condition(deployment, "Reconciling").get("status") != "True"
     )
 
 
@@ -36,7 +38,8 @@ def render(deployments: Iterable[Object], pods: Iterable[Object]) -> Iterator[st
 def _deployment(deployment: Object, pods: list[Object]) -> Node:
     namespace, name = _identity(deployment)
     status, ready = deployment.get("status", {}), _condition(deployment, "Ready")
-    mark = _MARKS.get(ready.get("status", ""), "?")
+    old = _out_of_date(deployment)
+    mark = "?" if old else _MARKS.get(ready.get("status", ""), "?")
     head = f"{mark} {namespace}/{name}  {ready.get('reason', 'Unknown')}"
     figures = [
         f"servers {status.get('ready', '-')}",
@@ -45,11 +48,24 @@ def _deployment(deployment: Object, pods: list[Object]) -> Node:
         status.get("version", ""),
     ]
     children: list[Node] = []
-    if not is_ready(deployment):
+    if old:
+        children.append((f"why: {old}", []))
+    elif not is_ready(deployment):
         children += [(line, []) for line in _why(ready)]
     for group in status.get("groups", ()):
         children.append(_group(group, status, pods))
     return f"{head}  {'  '.join(figure for figure in figures if figure)}", children
+
+
+def _out_of_date(deployment: Object) -> str:
+    """Why the status says nothing of what was asked for last; empty where it does."""
+    metadata = deployment["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return "it is being deleted"
+    wished, seen = metadata.get("generation"), deployment.get("status", {}).get("observedGeneration")
+    if wished is not None and seen != wished:
+        return "the operator has not read the last change yet: see that it runs"
+    return ""
 
 
 def _why(ready: Object) -> Iterator[str]:

@@ -8,7 +8,7 @@ from ollama_fleet.api.deploymentstatus import EffectiveValue
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.cli.sources import BUNDLED, Found
-from ollama_fleet.planning import planner
+from ollama_fleet.planning import cores, planner
 from ollama_fleet.planning.footprints import estimate_of, footprint, server_shape
 from ollama_fleet.planning.inventory import Inventory
 from ollama_fleet.planning.packing import load_order
@@ -33,14 +33,8 @@ class ModelRow:
     estimate: Estimate | None
     """None where its header is not known."""
     on_gpu: bool = True
-    embeddings: int = 0
-    """Bytes of token embeddings, which stay on the host: without a GPU they are beside the other weights."""
-
-    @property
-    def weights(self) -> int:
-        """Of the tensors where the model computes."""
-        found = self.estimate.part("weights") if self.estimate else 0
-        return found if self.on_gpu else found + self.embeddings
+    weights: int = 0
+    """Bytes of the tensors where the model computes."""
 
     @property
     def kv(self) -> int:
@@ -135,14 +129,7 @@ def _group(
         server = server_shape(inventory, request.spec.tuning or TuningSpec(), version=version)
         seats, bars = _seated(group, replace(server, spread=group.record.spread), shapes)
     rows = tuple(
-        ModelRow(
-            model.name,
-            model.residency,
-            model.parallel,
-            _estimate(group, model, shapes, gpus=seats.get(model.name, 1)),
-            on_gpu=inventory is not None,
-            embeddings=shapes[model.name].weights.host if model.name in shapes else 0,
-        )
+        _row(group, model, shapes.get(model.name), gpus=seats.get(model.name, 1) if inventory else 0)
         for model in models
     )
     guests = sum(model.residency != "Pinned" for model in models)
@@ -150,11 +137,14 @@ def _group(
     return GroupView(group.name, group.replicas, group.config.num_parallel, kv_type, rows, bars, guests)
 
 
-def _estimate(group: Group, model: GroupModel, shapes: Mapping[str, ModelShape], *, gpus: int) -> Estimate | None:
-    if model.name not in shapes:
-        return None
-    slots, options = max(1, group.config.num_parallel), replace(group.options, gpus=gpus)
-    return estimate_of(model, shapes[model.name], options, parallel=slots)
+def _row(group: Group, model: GroupModel, shape: ModelShape | None, *, gpus: int) -> ModelRow:
+    row = ModelRow(model.name, model.residency, model.parallel, None, on_gpu=gpus > 0)
+    if shape is None:
+        return row
+    slots, options = max(1, group.config.num_parallel), replace(group.options, gpus=gpus or 1)
+    found = estimate_of(model, shape, options, parallel=slots)
+    weights = found.part("weights") if gpus else cores.weights(shape, found)
+    return replace(row, estimate=found, weights=weights)
 
 
 def _seated(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ollama_fleet.api.ollamadeployment import TuningSpec
 from ollama_fleet.api.reasons import Reason
-from ollama_fleet.planning import claims
+from ollama_fleet.planning import claims, cores
 from ollama_fleet.planning.abilities import effective_slots
 from ollama_fleet.planning.effective import effective
 from ollama_fleet.planning.explanations import reasons
@@ -79,10 +79,18 @@ class _Planner:
             return self._stuck((_silent(found),))
         if found is None:
             slots = PROFILES[self.request.spec.profile or "chat"].parallel
-            return self._finish(house, unsized(house, self.request.previous, slots=slots), None)
+            return self._unsized(house, unsized(house, self.request.previous, slots=slots))
         wish = replace(self.wish, options=replace(self.wish.options, product=found.product))
         house = House(wish, server_shape(found, self.tuning, version=self.version), self.running)
         return self._fitted(house, found)
+
+    def _unsized(self, house: House, fitting: Fitting) -> Plan:
+        cpu, wish = self.request.spec.hardware.cpu, self.wish
+        if cpu:
+            refused = tuple(cores.refusals(fitting.groups, wish.shapes, wish.options, memory=cpu.memory))
+            if refused:
+                return self._stuck(refused)
+        return self._finish(house, fitting, None)
 
     def _fitted(self, house: House, inventory: Inventory) -> Plan:
         previous = self.request.previous

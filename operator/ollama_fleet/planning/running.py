@@ -99,10 +99,12 @@ def mode_of(group: PreviousGroup) -> Mode:
 
 def sized_for(spec: OllamaDeploymentSpec) -> str:
     """Hash of everything chosen that decides which GPUs there are and what they hold, however it is written."""
-    tuning, placement, gpu = spec.tuning or TuningSpec(), spec.placement or PlacementSpec(), spec.hardware.gpu
+    tuning, placement = spec.tuning or TuningSpec(), spec.placement or PlacementSpec()
+    gpu, cpu = spec.hardware.gpu, spec.hardware.cpu
     wire = json.dumps(
         [
             [gpu.resource_name, least_memory(gpu), sorted(product_values(gpu))] if gpu else None,
+            parse_bytes(cpu.memory) if cpu else None,
             [placement.node_selector or {}, node_terms(placement)],
             [tuning.flash_attention is not False, parse_bytes(tuning.gpu_overhead) if tuning.gpu_overhead else None],
         ],

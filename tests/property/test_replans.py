@@ -28,6 +28,7 @@ from ollama_fleet.planning.placement import GPUView, NodeView
 from ollama_fleet.planning.plan import Group, Plan
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.request import ImagePolicy, ModelSetView, PlanRequest, PreviousGroup
+from ollama_fleet.planning.scheduler import seat
 from ollama_fleet.planning.versions import Version
 from ollama_fleet.sizing.portable import to_document
 from tests.support.plans import previous, shape_of
@@ -356,7 +357,9 @@ class Replans(RuleBasedStateMachine):
             )
             for model in group.config.models
         }
+        # In this order the sidecar loads them.
         pinned = [prints[model.name] for model in group.config.models if model.residency == "Pinned"]
+        assert seat(shape, pinned).misfit is None
         guests = [prints[model.name] for model in group.config.models if model.residency != "Pinned"]
         for beside in ([], *([guest] for guest in guests)):
             seating = fits(shape, pinned, beside)

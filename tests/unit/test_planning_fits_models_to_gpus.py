@@ -184,3 +184,15 @@ def test_a_header_survives_the_status() -> None:
         found = from_document(to_document(shape))
         assert sorted(map(repr, found.layers)) == sorted(map(repr, shape.layers))
         assert replace(found, layers=()) == replace(shape, layers=())
+
+
+def test_models_are_seated_in_the_order_in_which_sidecars_load_them() -> None:
+    """The most important first, then the largest: beside a small one Ollama would not trust the large one to fit."""
+    small = {"name": "a", "model": "llama3.2:1b", "contextLength": 2048, "parallel": 1}
+    large = {"name": "b", "model": "qwen2.5:14b", "contextLength": 8192, "parallel": 1}
+    assert layout(plan_deployment(wish(small, large))) == {"g0": ["b", "a"]}
+    assert layout(plan_deployment(wish({**small, "priority": 1}, large))) == {"g0": ["a", "b"]}
+    crowded = replace(L4, usable=14 * GIB)
+    assert layout(plan_deployment(wish(small, large, inventory=crowded))) == {"g0": ["b", "a"]}
+    (problem,) = plan_deployment(wish({**small, "priority": 1}, large, inventory=crowded)).left_out
+    assert "would evict another model" in problem.message

@@ -29,7 +29,7 @@ def test_models_that_need_more_than_the_memory_are_refused_with_the_numbers() ->
     assert problem.message.startswith("qwen2.5:14b, llama3.2:1b: 11.7 GiB are needed")
     assert "hardware.cpu.memory is 8Gi" in problem.message
     (remedy,) = problem.remedies
-    assert layout(plan(LARGE, SMALL, memory=str(remedy.change["memory"]))) == {"g0": ["llama3.2:1b", "qwen2.5:14b"]}
+    assert layout(plan(LARGE, SMALL, memory=str(remedy.change["memory"]))) == {"g0": ["qwen2.5:14b", "llama3.2:1b"]}
 
 
 def test_of_models_on_demand_one_at_a_time_counts() -> None:

@@ -13,7 +13,7 @@ from ollama_fleet.api.group import GroupModel
 from ollama_fleet.planning.abilities import effective_slots
 from ollama_fleet.planning.footprints import Mode
 from ollama_fleet.planning.grouping import assign, clash
-from ollama_fleet.planning.packing import Item, Packing, levels_of, pack
+from ollama_fleet.planning.packing import Item, Packing, levels_of, load_order, pack
 from ollama_fleet.planning.request import PreviousGroup
 from ollama_fleet.planning.rooms import House, Trial, Wish
 from ollama_fleet.planning.running import Running
@@ -225,10 +225,9 @@ def _fitted(
     house: House, names: frozenset[str], mode: Mode, sized: Literal["now", "before", "never"] = "now"
 ) -> Fitted:
     wish = house.wish
-    chosen = [wish.wants[name] for name in names]
     models = [
-        want.model.model_copy(update={"parallel": _slots(wish, want.model.name, mode)})
-        for want in sorted(chosen, key=lambda want: (-want.model.priority, want.model.name))
+        wish.wants[one.name].model.model_copy(update={"parallel": _slots(wish, one.name, mode)})
+        for one in load_order(house.footprint(name, mode) for name in names)
     ]
     known = sorted(names & wish.shapes.keys()) if sized != "never" else ()
     planned = {name: house.footprint(name, mode).whole for name in known}

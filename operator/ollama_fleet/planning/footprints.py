@@ -79,10 +79,16 @@ def server_shape(inventory: Inventory, tuning: TuningSpec, *, version: Version) 
 def footprint(model: GroupModel, shape: ModelShape | None, options: Options, *, parallel: int) -> Footprint:
     """What the model takes; a model of which no header is known takes nothing, which the plan says."""
     if shape is None:
-        return Footprint(model.name, whole=0, split=0, predicted=0)
+        return Footprint(model.name, whole=0, split=0, predicted=0, priority=model.priority)
     whole = estimate_of(model, shape, replace(options, gpus=1), parallel=parallel)
     split = estimate_of(model, shape, options, parallel=parallel) if options.gpus > 1 else whole
-    return Footprint(model.name, whole=whole.reserve, split=max(split.reserve_per_gpu), predicted=whole.predicted)
+    return Footprint(
+        model.name,
+        whole=whole.reserve,
+        split=max(split.reserve_per_gpu),
+        predicted=whole.predicted,
+        priority=model.priority,
+    )
 
 
 def least_of(model: GroupModel, shape: ModelShape | None, options: Options, *, parallel: int) -> int:

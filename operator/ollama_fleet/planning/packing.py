@@ -97,8 +97,11 @@ def fits(server: ServerShape, pinned: Iterable[Footprint], guests: Iterable[Foot
 
 
 def load_order(models: Iterable[Footprint]) -> list[Footprint]:
-    """Largest first: the first load may use all that is free, later ones only what Ollama's prediction allows."""
-    return sorted(models, key=lambda model: (-model.predicted, -model.whole, model.name))
+    """As sidecars load them, by their configuration: the most important first, then the largest.
+
+    The first load may use all that is free, later ones only what Ollama's prediction allows.
+    """
+    return sorted(models, key=lambda model: (-model.priority, -model.predicted, -model.whole, model.name))
 
 
 def level(item: Item) -> tuple[bool, int]:

@@ -199,9 +199,13 @@ class _Case:
         return [*found, (frozenset(), False)] if len(found) < self.situation.servers else found
 
     def _misfits(self, mode: Mode) -> Iterator[Misfit | None]:
+        house = self.situation.house
         for names, spread in self._bins():
-            wanted = self.situation.house.footprint(self.name, mode)
-            yield self._misfit(names, replace(mode, spread=spread), self.want, wanted, self.situation.house.server)
+            beside = replace(mode, spread=spread)
+            if not house.holds(names, beside):
+                # The others have their place with a quantised cache only.
+                beside = replace(beside, kv_type=house.caches({*names, self.name})[-1])
+            yield self._misfit(names, beside, self.want, house.footprint(self.name, beside), house.server)
 
     def _fits(
         self,

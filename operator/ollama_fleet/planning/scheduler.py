@@ -30,6 +30,8 @@ class Footprint:
     """On each GPU when it is spread over all GPUs of the server."""
     predicted: int
     """What Ollama predicts before the load, all GPUs together."""
+    priority: int = 0
+    """Who is loaded first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,3 +41,16 @@ def test_what_was_measured_over_all_gpus_counts_where_it_is_less() -> None:
     measured = Calibration().record(key, taken(group, gpus=1) // 2)
     found = expect(group.config, SHAPES, replace(group.options, measured=measured)).planned[NAME]
     assert found == pytest.approx(taken(group, gpus=1) // 2, rel=0.05)
+
+
+def test_names_over_the_same_weights_are_one_process() -> None:
+    models = [{"name": name, "model": NAME, "contextLength": 8192, "parallel": 1} for name in ("sales", "support")]
+    asked = wish(*models)
+    view = asked.model_sets["models"]
+    assert view is not None
+    shared = [model.model_copy(update={"weights": "sha256:" + "f" * 64}) for model in view.status.models]
+    view = replace(view, status=view.status.model_copy(update={"models": shared}))
+    (group,) = plan_deployment(replace(asked, model_sets={"models": view})).groups
+    found = expect(group.config, dict.fromkeys(("sales", "support"), SHAPES[NAME]), group.options)
+    assert len(found.planned) == 1
+    assert found.contexts == {"sales": 8192, "support": 8192}

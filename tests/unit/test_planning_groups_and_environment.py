@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.planning.planner import plan_deployment
 from ollama_fleet.planning.quantities import parse_bytes, parse_quantity, seconds
+from ollama_fleet.planning.request import ModelSetView
 from ollama_fleet.planning.variables import objection
 from ollama_fleet.planning.versions import Generation, Version
-from tests.support.plans import GPU, L4, Survey, again, environment, layout, request, sized, view
+from tests.support.plans import GPU, L4, Survey, again, digest, environment, layout, request, sized, view
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,25 @@ def test_models_share_a_group_unless_they_would_evict_each_other() -> None:
     assert layout(apart) == {"g0": ["a", "b"]}
     same_weights = plan_deployment(request(view(*models, resolved={"a": "1", "b": "1"})))
     assert layout(same_weights) == {"g0": ["a"], "g1": ["b"]}
+
+
+@pytest.mark.parametrize("hardware", [None, GPU])
+def test_manifests_over_the_same_file_of_weights_evict_each_other_too(hardware: dict[str, Any] | None) -> None:
+    """They may differ in their template only: Ollama runs one process per file."""
+    models = ({"name": "sales", "contextLength": 512}, {"name": "support", "contextLength": 1024})
+
+    def found(*weights: str | None) -> ModelSetView:
+        seen = view(*models, resolved={"sales": "1", "support": "2"})
+        known = [
+            model.model_copy(update={"weights": letter and digest(letter)})
+            for model, letter in zip(seen.status.models, weights, strict=True)
+        ]
+        return replace(seen, status=seen.status.model_copy(update={"models": known}))
+
+    survey = Survey(replace(L4, servers=2))
+    for weights, apart in {("a", "a"): True, ("a", "b"): False, ("a", None): False, (None, None): False}.items():
+        plan = plan_deployment(replace(request(found(*weights), hardware=hardware), survey=survey))
+        assert (len(plan.groups) == 2) is apart
 
 
 def test_the_order_is_by_priority_then_name() -> None:

@@ -42,6 +42,8 @@ class GroupModel(Observed):
     """Repository in the registry, e.g. ``library/llama3.1``."""
     manifest_digest: Digest
     """The registry's manifest, resolved by the operator; the puller takes no other."""
+    weights: Digest | None = None
+    """The file with the weights, which several manifests may share; absent where it is not known."""
     tag: str | None = None
     """The tag that gave the digest. registry.ollama.ai serves no manifests by digest (ollama/ollama#5298):
     the puller then asks for the tag and refuses another digest."""

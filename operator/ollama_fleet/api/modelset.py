@@ -181,6 +181,8 @@ class ResolvedModel(Observed):
     """The full registry reference, e.g. ``registry.ollama.ai/library/llama3.1:8b``."""
     digest: Digest | None = None
     """Digest of the registry's manifest; absent until it is resolved."""
+    weights: Digest | None = None
+    """Digest of the file with the weights, which several manifests may share."""
     adapter: Text = ""
     """The adapter's full reference with its digest, where the entry names one."""
     size: Bytes = 0

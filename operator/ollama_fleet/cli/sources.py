@@ -36,6 +36,8 @@ class Found:
     source: str
     note: str = ""
     """Why it does not come from where it was looked for first."""
+    weights: str | None = None
+    """Digest of the file with the weights, where a registry named it."""
 
 
 def look_up(wanted: Sequence[Wanted], *, offline: bool) -> list[Found]:
@@ -81,7 +83,7 @@ async def _ask(wanted: Wanted) -> Found | UnknownModel:
         from ollama_fleet.store.credentials import DockerConfig  # noqa: PLC0415
         from ollama_fleet.store.errors import StoreError  # noqa: PLC0415
         from ollama_fleet.store.headers import remote_shape  # noqa: PLC0415
-        from ollama_fleet.store.manifest import require_model  # noqa: PLC0415
+        from ollama_fleet.store.manifest import LAYER_MODEL, require_model  # noqa: PLC0415
         from ollama_fleet.store.registry import RegistryClient  # noqa: PLC0415
     except ImportError as error:
         hint = f"{error.name} is not installed: pip install 'ollama-fleet[cli]', or use --offline"
@@ -91,7 +93,9 @@ async def _ask(wanted: Wanted) -> Found | UnknownModel:
         async with RegistryClient(docker_config=lambda: DockerConfig({}), tls=None) as registry:
             found = await registry.resolve(reference)
             require_model(found.manifest, str(reference))
-            return Found(await remote_shape(registry, reference, found.manifest), f"registry {reference.host}")
+            shape = await remote_shape(registry, reference, found.manifest)
+            weights = found.manifest.of_type(LAYER_MODEL)[0].digest
+            return Found(shape, f"registry {reference.host}", weights=weights)
     except (StoreError, InvalidHeader, InvalidReference) as error:
         return UnknownModel(f"{wanted.reference}: {error}")
 

@@ -157,6 +157,7 @@ def _status(spec: ModelSetSpec, found: Sequence[Found]) -> ModelSetStatus:
                 reference=str(parse_reference("library/planned")),
                 # Names over the same file must be recognised: the reference stands for the content.
                 digest=f"sha256:{hashlib.sha256((model.model or model.name).encode()).hexdigest()}",
+                weights=one.weights,
                 size=one.shape.file_bytes,
                 ready=True,
                 header=_header(model.name, one.shape),

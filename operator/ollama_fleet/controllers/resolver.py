@@ -17,7 +17,7 @@ from ollama_fleet.store.credentials import DockerConfig, tls_context
 from ollama_fleet.store.derive import check_modelfile
 from ollama_fleet.store.errors import SecretUnusable, StoreError
 from ollama_fleet.store.headers import remote_shape
-from ollama_fleet.store.manifest import ResolvedManifest, require_model
+from ollama_fleet.store.manifest import LAYER_MODEL, ResolvedManifest, require_model
 from ollama_fleet.store.registry import RegistryClient
 
 
@@ -53,6 +53,7 @@ class RegistryResolver:
             name=model.name,
             reference=str(reference),
             digest=found.digest,
+            weights=found.manifest.of_type(LAYER_MODEL)[0].digest,
             adapter=adapter.reference,
             size=found.size + adapter.size,
             ready=True,

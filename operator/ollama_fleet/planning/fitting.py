@@ -204,16 +204,22 @@ def _items(house: House, previous: Sequence[PreviousGroup]) -> list[Item]:
     home = {model.name: group.name for group in previous for model in group.config.models}
     settled = {name for group in house.running.values() for name in group.settled}
     wants, plain = house.wish.wants, Mode(1, house.wish.options.kv_type)
-    alike: dict[str, list[GroupModel]] = {}
+    alike: dict[str | None, list[GroupModel]] = {None: []}
     for want in wants.values():
-        alike.setdefault(want.model.manifest_digest, []).append(want.model)
+        for digest in {want.model.manifest_digest, want.model.weights} - {None}:
+            alike.setdefault(digest, []).append(want.model)
     return [
         Item(
             name=name,
             size=house.least(name, plain),
             pinned=want.model.residency == "Pinned",
             priority=want.model.priority,
-            clashes=frozenset(o.name for o in alike[want.model.manifest_digest] if clash(want.model, o)),
+            clashes=frozenset(
+                other.name
+                for digest in (want.model.manifest_digest, want.model.weights)
+                for other in alike[digest]
+                if clash(want.model, other)
+            ),
             group=home.get(name),
             settled=name in settled,
         )

@@ -37,7 +37,12 @@ def _place(model: GroupModel, groups: Mapping[str, Sequence[GroupModel]], before
 
 def clash(one: GroupModel, other: GroupModel) -> bool:
     """Whether two models would evict each other from one server for ever."""
-    return one.manifest_digest == other.manifest_digest and _load_options(one) != _load_options(other)
+    return same_weights(one, other) and _load_options(one) != _load_options(other)
+
+
+def same_weights(one: GroupModel, other: GroupModel) -> bool:
+    """Whether Ollama runs both in one process: manifests may differ in template and system prompt only."""
+    return one.manifest_digest == other.manifest_digest or (one.weights is not None and one.weights == other.weights)
 
 
 def _load_options(model: GroupModel) -> tuple[object, ...]:

@@ -105,6 +105,7 @@ def _model(
         repository=reference.repository,
         tag=reference.tag,
         manifest_digest=resolved.digest or "",
+        weights=resolved.weights,
         insecure=bool(source.insecure),
         pull_secret=source.pull_secret_ref.name if source.pull_secret_ref else None,
         ca_secret=source.ca_secret_ref.name if source.ca_secret_ref else None,

@@ -268,3 +268,40 @@ def test_the_figures_of_a_model_are_those_of_the_gpus_that_it_goes_to(
     assert len(found["perGPU"]) == gpus
     assert [gpu["used"] > 0 for gpu in group["gpus"]] == [number < gpus for number in range(4)]
     assert sum(gpu["used"] for gpu in group["gpus"]) >= found["total"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["llama3.1:8b", "--gpu", "24Gix99"], "24Gix99: 99 GPUs per server"),
+        (["-f", "odd.yaml", "--gpu", "24Gi"], "odd.yaml: ModelSet: metadata has no name in it"),
+    ],
+)
+def test_nonsense_is_answered_in_one_line(
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.yaml").write_text("{kind: ModelSet, metadata: [x], spec: {models: [{name: a}]}}")
+    assert main(["plan", *arguments, "--offline"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+
+def test_a_local_file_of_a_model_s_name_does_not_hide_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama3.1:8b").write_text("notes")
+    assert main(["plan", "llama3.1:8b", *OFFLINE]) == 0
+    assert "From the bundled catalogue" in capsys.readouterr().out
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "My Model (2).gguf"
+    file.write_bytes(ensure("chat").read_bytes())
+    assert main(["plan", str(file), *OFFLINE]) == 0
+    assert "My-Model-2" in capsys.readouterr().out

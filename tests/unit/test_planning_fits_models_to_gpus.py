@@ -9,8 +9,9 @@ from ollama_fleet.api.reasons import Reason
 from ollama_fleet.cli import catalogue
 from ollama_fleet.planning.inventory import Silent
 from ollama_fleet.planning.planner import plan_deployment
+from ollama_fleet.planning.request import PlanRequest
 from ollama_fleet.sizing.portable import from_document, to_document
-from tests.support.plans import GIB, L4, layout, shape_of, slots, value, why, wish
+from tests.support.plans import GIB, L4, Survey, layout, previous, shape_of, slots, value, why, wish
 
 LLAMA = {"name": "llama3.1:8b", "contextLength": 8192}
 LONG = {**LLAMA, "contextLength": 32768}
@@ -184,6 +185,19 @@ def test_a_header_survives_the_status() -> None:
         found = from_document(to_document(shape))
         assert sorted(map(repr, found.layers)) == sorted(map(repr, shape.layers))
         assert replace(found, layers=()) == replace(shape, layers=())
+
+
+def test_the_batch_of_a_modelfile_is_paid_for_and_a_change_of_it_is_planned_for() -> None:
+    def asked(**parameters: int) -> PlanRequest:
+        return wish({**LLAMA, "parallel": 2, "modelfile": {"parameters": parameters}})
+
+    plain, wide = plan_deployment(asked(temperature=1)), plan_deployment(asked(num_batch=8192))
+    assert wide.groups[0].planned["llama3.1:8b"] > plain.groups[0].planned["llama3.1:8b"] + GIB
+    later = asked(num_batch=8192)
+    after = plan_deployment(replace(later, previous=previous(plain)))
+    assert after.groups[0].planned == wide.groups[0].planned
+    assert isinstance(later.survey, Survey)
+    assert later.survey.asked == 1
 
 
 def test_models_are_seated_in_the_order_in_which_sidecars_load_them() -> None:

@@ -234,3 +234,8 @@ def test_durations(text: str, expected: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
         seconds(text)
+
+
+def test_a_timeout_below_a_second_is_one_second() -> None:
+    plan = plan_deployment(request(view({"name": "a"}), readiness={"timeout": "400ms"}))
+    assert plan.groups[0].config.load_timeout_seconds == 1

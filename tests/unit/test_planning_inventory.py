@@ -183,3 +183,10 @@ def test_whose_memory_is_whose(gpu_: dict[str, Any], *, known: bool, models: boo
     (view,) = gpu_views(report(gpu_, known=known, models=models), own=frozenset({"ns/chat-0"}))
     assert (view.foreign, view.taken) == (foreign * MIB, taken)
     assert (view.total, view.reserved) == (24576 * MIB, 500 * MIB)
+
+
+def test_nodes_whose_gpus_others_fill_make_no_room_for_servers() -> None:
+    full = [told(node(f"full-{number}", gpus=1), gpu(foreign=20 * GIB)) for number in range(3)]
+    answer = found(spec(), told(node("free", gpus=1), gpu()), *full)
+    assert (answer.servers, answer.usable) == (1, 22504 * MIB)
+    assert found(spec(), *full).servers == 3

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import ValidationError
+
 from ollama_fleet.api.ollamadeployment import GPUSpec
 from ollama_fleet.planning.inventory import CARD_SHARE, Inventory, least_memory, usable
 from ollama_fleet.planning.quantities import mebibytes
@@ -80,4 +82,9 @@ def _split(text: str) -> tuple[str, int | None]:
     found = _COUNTED.fullmatch(text.strip())
     if found is None:
         raise InvalidGPU(f"{text!r} names no GPU")
-    return found["what"], int(found["count"]) if found["count"] else None
+    if not found["count"]:
+        return found["what"], None
+    try:
+        return found["what"], GPUSpec(count=int(found["count"])).count
+    except ValidationError as error:
+        raise InvalidGPU(f"{text}: {found['count']} GPUs per server: {error.errors()[0]['msg']}") from error

@@ -62,7 +62,7 @@ def _bundled(wanted: Wanted, otherwise: UnknownModel, *, asked: bool) -> Found:
 
 def _near(wanted: Wanted, *, offline: bool) -> Found | UnknownModel:
     path = Path(wanted.reference)
-    if path.suffix != ".gguf" and not path.is_file():
+    if path.suffix != ".gguf":
         hint = f"the bundled catalogue has {', '.join(catalogue.known())}"
         return UnknownModel(f"{wanted.reference}: {hint if offline else 'not looked up yet'}")
     # Only now: a plan from the catalogue must not wait for the store's imports.

@@ -1,6 +1,7 @@
 """From a command line to what the operator's planner reads."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,9 @@ def read(paths: Sequence[Path], *, card: Card | None) -> Manifests:
     for path in paths:
         for document in _documents(path):
             kind, metadata = document.get("kind"), document.get("metadata") or {}
-            name = (metadata.get("namespace", ""), metadata.get("name", ""))
+            if not isinstance(metadata, dict):
+                raise InvalidWish(f"{path}: {kind}: metadata has no name in it")
+            name = (str(metadata.get("namespace") or ""), str(metadata.get("name") or ""))
             try:
                 if kind == "ModelSet":
                     sets[name] = ModelSetSpec.model_validate(document.get("spec", {}))
@@ -84,7 +87,10 @@ def single(model: str, *, context: int | None, parallel: int | None, card: Card 
 
 
 def _served(model: str) -> str:
-    return Path(model).stem if model.endswith(".gguf") else model
+    """Of a file, what of its name may be the name of a model."""
+    if not model.endswith(".gguf"):
+        return model
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).stem).strip("-.")[:80] or "model"
 
 
 def wanted(manifests: Manifests, *, file: str | None) -> list[Wanted]:

@@ -126,7 +126,19 @@ def _load(model: GroupModel, shape: ModelShape, options: Options, parallel: int)
         flash = flash and able
     if generation is Generation.IN_PROCESS and not flash and kv_type not in PLAIN_CACHES:
         kv_type = "f16"
-    return Load(context=model.context_length or 1, parallel=parallel, kv_type=kv_type, flash_attention=flash)
+    return Load(
+        context=model.context_length or 1,
+        parallel=parallel,
+        kv_type=kv_type,
+        flash_attention=flash,
+        batch=batch_of(model),
+    )
+
+
+def batch_of(model: GroupModel) -> int | None:
+    """Tokens of a micro-batch that its Modelfile asks for; None leaves it to Ollama."""
+    asked = str(model.modelfile.parameters.get("num_batch", ""))
+    return int(asked) if asked.isdecimal() and int(asked) else None
 
 
 def calibration_key(model: GroupModel, options: Options, *, parallel: int, product: str) -> Key:

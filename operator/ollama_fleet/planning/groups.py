@@ -104,8 +104,12 @@ def _config(common: Common, name: str, fitted: Fitted) -> GroupConfig:
         ollama_version=str(common.version),
         models=fitted.models,
         num_parallel=fitted.mode.parallel,
-        load_timeout_seconds=int(seconds(readiness.timeout)) if readiness.timeout else load_seconds(fitted.models),
+        load_timeout_seconds=_whole(readiness.timeout) if readiness.timeout else load_seconds(fitted.models),
     )
+
+
+def _whole(duration: str) -> int:
+    return max(1, round(seconds(duration)))
 
 
 def _start(basis: Basis, before: GroupRecord) -> tuple[tuple[Setting, ...], HostMemory]:

@@ -100,9 +100,9 @@ def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory |
     least, products = least_memory(gpu), product_values(gpu)
     suitable = [node for node in nodes if admits(demand, node) and _suits(gpu, node, least, products)]
     found = [cards for node in suitable if not node.silent for cards in _cards(gpu, node)]
-    servers = sum(cards.count // gpu.count for cards in found)
-    if servers:
-        return _inventory(gpu, found, servers)
+    counted = [cards for cards in found if cards.count >= gpu.count]
+    if counted:
+        return _inventory(gpu, [cards for cards in counted if not cards.crowded] or counted)
     silent = tuple(sorted(node.name for node in suitable if node.silent))
     if silent:
         return Silent(silent)
@@ -112,9 +112,7 @@ def survey(spec: OllamaDeploymentSpec, nodes: Iterable[NodeView]) -> Inventory |
     return None
 
 
-def _inventory(gpu: GPUSpec, found: list[_Cards], servers: int) -> Inventory:
-    counted = [cards for cards in found if cards.count >= gpu.count]
-    counted = [cards for cards in counted if not cards.crowded] or counted
+def _inventory(gpu: GPUSpec, counted: list[_Cards]) -> Inventory:
     smallest = min(counted, key=lambda cards: (cards.usable, cards.node))
     largest = max(counted, key=lambda cards: (cards.usable, cards.node))
     more = f" and {len(counted) - 1} more" if len(counted) > 1 else ""
@@ -122,7 +120,7 @@ def _inventory(gpu: GPUSpec, found: list[_Cards], servers: int) -> Inventory:
     return Inventory(
         gpus=gpu.count,
         usable=smallest.usable,
-        servers=servers,
+        servers=sum(cards.count // gpu.count for cards in counted),
         source=f"{smallest.usable // _MIB} MiB per GPU on {smallest.node}{more}, by {smallest.told}",
         product=smallest.product.removesuffix("-SHARED"),
         largest=largest.usable if other else 0,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, PlacementSpec, TuningSpec
-from ollama_fleet.planning.footprints import Mode
+from ollama_fleet.planning.footprints import Mode, batch_of
 from ollama_fleet.planning.inventory import least_memory, node_terms, product_values
 from ollama_fleet.planning.quantities import parse_bytes
 from ollama_fleet.planning.request import PreviousGroup
@@ -27,7 +27,8 @@ class Want:
         """Hash of everything for which a place is looked for."""
         model = self.model
         parts = [model.manifest_digest, model.context_length, model.residency, model.modelfile.adapter]
-        wire = json.dumps([*parts, self.slots, model.priority])
+        batch = batch_of(model)
+        wire = json.dumps([*parts, self.slots, model.priority, *([batch] if batch else [])])
         return hashlib.sha256(wire.encode()).hexdigest()[:12]
 
 
@@ -143,7 +144,8 @@ def _starts_anew(
 def _same(model: GroupModel, want: Want, group: PreviousGroup) -> bool:
     """Whether it takes what it took; how it is written, its priority and its prompt do not count."""
     wished = want.model
-    return (
-        (model.manifest_digest, model.context_length, model.residency, model.modelfile.adapter)
-        == (wished.manifest_digest, wished.context_length, wished.residency, wished.modelfile.adapter)
-    ) and group.record.wishes.get(model.name, model.parallel) == want.slots
+    takes, took = (
+        (one.manifest_digest, one.context_length, one.residency, one.modelfile.adapter, batch_of(one))
+        for one in (wished, model)
+    )
+    return takes == took and group.record.wishes.get(model.name, model.parallel) == want.slots

@@ -218,8 +218,13 @@ def _listening(fleet: Fleet, caller: Caller, address: str, *ports: int) -> Itera
         assert held.stdin is not None
         assert held.stdout is not None
         try:
-            said = held.stdout.readline()
-            assert said == "listening\n", said + held.stdout.read()
+            # Not by what the program says: what an exec prints first may be lost on its way through the kubelet.
+            fleet.wait(
+                f"{caller.pod} listens or gives up",
+                lambda: held.poll() is not None or all(_open(address, port) for port in ports),
+                seconds=20,
+            )
+            assert held.poll() is None, held.stdout.read()
             yield
         finally:
             held.stdin.close()

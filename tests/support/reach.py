@@ -32,7 +32,6 @@ with concurrent.futures.ThreadPoolExecutor(16) as pool:
 _LISTEN = """
 import socket, sys
 held = [socket.create_server((sys.argv[1], int(port))) for port in sys.argv[2:]]
-print("listening", flush=True)
 sys.stdin.read()
 """
 

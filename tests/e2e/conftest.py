@@ -21,6 +21,7 @@ from testbed.build import ensure
 from testbed.controlplane import ControlPlane
 from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
 from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
+from testbed.kubectl import ENVIRONMENT
 from testbed.models.push import image, into_registry
 from testbed.ollama_process import ON_GPUS as GPU_VERSION
 from testbed.ollama_process import VERSIONS
@@ -75,7 +76,15 @@ class Fleet:
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """kubectl; its output."""
         command = ["kubectl", "--kubeconfig", str(self.plane.kubeconfig), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=180)
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+            env=ENVIRONMENT,
+        )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ollama_fleet.api import names
+from testbed.kubectl import ENVIRONMENT
 from testbed.nodes import policies
 from testbed.nodes.node import API_ADDRESS, HOST_LINK
 from tests.e2e.conftest import (
@@ -214,11 +215,13 @@ def _listening(fleet: Fleet, caller: Caller, address: str, *ports: int) -> Itera
     """A program in the container that holds ports open."""
     command = ["kubectl", "--kubeconfig", str(fleet.plane.kubeconfig), *caller.listens(address, *ports)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as held:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+    ) as held:
         assert held.stdin is not None
         assert held.stdout is not None
         try:
-            # Not by what the program says: what an exec prints first may be lost on its way through the kubelet.
+            # What the program says would be waited for without end where kubectl loses it.
             fleet.wait(
                 f"{caller.pod} listens or gives up",
                 lambda: held.poll() is not None or all(_open(address, port) for port in ports),

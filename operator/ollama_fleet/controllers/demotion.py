@@ -75,11 +75,12 @@ class Demotions:
     def rule(self, cases: Sequence[Case], *, servers: int, serving: int) -> dict[str, Judgment]:
         """By pod. ``servers`` of the group exist and ``serving`` of them take traffic, with or without a report.
 
-        Pods come in the order of their ids: the same cases are ruled alike, whatever their order.
+        Those that are only slow come last, for they stay where the others fail. Pods of a kind come in the order of
+        their ids: the same cases are ruled alike, whatever their order.
         """
         room = max(1, int(SHARE * servers)) - sum(case.demoted and not case.open for case in cases)
         judged = {}
-        for case in sorted(cases, key=lambda case: case.uid):
+        for case in sorted(cases, key=lambda case: (_soft(case), case.uid)):
             found = self._rule(case, room=room, others=serving - case.serving)
             judged[case.uid] = found
             if found.ruling is Ruling.CLOSE and case.open:
@@ -109,7 +110,7 @@ class Demotions:
         left = since + HOLD_SECONDS - self.clock()
         if left > 0:
             return Judgment(Ruling.WAIT, again=left)
-        if case.objection.severity is Severity.SOFT and case.serving:
+        if _soft(case) and case.serving:
             if not others:
                 return Judgment(Ruling.SPARE, "it is the last ready server and keeps serving")
             if room < 1:
@@ -125,3 +126,7 @@ class Demotions:
             return Judgment(Ruling.WAIT, again=left)
         self._clear.pop(case.uid)
         return Judgment(Ruling.OPEN)
+
+
+def _soft(case: Case) -> bool:
+    return case.objection is not None and case.objection.severity is Severity.SOFT

@@ -147,6 +147,33 @@ def test_a_suspended_deployment_is_done_when_its_pods_are_gone() -> None:
     assert found.reason is Reason.SUSPENDED
 
 
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        (Reason.REGISTRY_UNREACHABLE, Working),
+        (Reason.MODEL_NOT_FOUND, Stuck),
+        (Reason.UNAUTHORIZED, Stuck),
+        (Reason.DIGEST_MISMATCH, Stuck),
+    ],
+)
+def test_a_registry_that_is_away_comes_back_by_itself_and_nothing_else_does(
+    reason: Reason, verdict: type[Stuck | Working]
+) -> None:
+    """While it is asked for the model, and while the model is pulled."""
+    asked = model_set({"name": "a"})
+    told = asked.status.models[0].model_copy(update={"ready": False, "reason": reason, "message": "no"})
+    unresolved = replace(asked, status=asked.status.model_copy(update={"models": [told]}))
+    retrying = ModelProgress(name="a", phase=PullPhase.RETRYING, reason=reason, message="no")
+    starting = group(None, ready=False)
+    (pod,) = starting.pods
+    pulling = replace(starting, pods=(replace(pod, progress=PullProgress(models=(retrying,))),))
+    for found in (
+        judge(plan_deployment(request(unresolved)), [], suspended=False),
+        judge(plan(), [pulling], suspended=False),
+    ):
+        assert (type(found), found.reason) == (verdict, reason)
+
+
 def test_a_problem_keeps_what_runs_and_says_so() -> None:
     missing = plan_deployment(request(None))
     found = judge(missing, [group(state(WARM, WARM))], suspended=False)

@@ -142,6 +142,17 @@ def test_a_change_with_which_a_running_model_would_lose_its_place_changes_nothin
     assert after.problems[0].reason is Reason.DOES_NOT_FIT
 
 
+def test_nor_does_one_that_would_leave_its_neighbour_running() -> None:
+    code = {"name": "code", "model": "qwen2.5:7b", "contextLength": 4096, "parallel": 1}
+    before = plan_deployment(wish({**LLAMA, "parallel": 1}, code))
+    assert layout(before) == {"g0": ["llama3.1:8b", "code"]}
+    after = again(before, wish({**LLAMA, "parallel": 1}, {**code, "model": "qwen2.5:32b", "contextLength": 32768}))
+    assert after.groups == ()
+    assert [(problem.reason, problem.message.split()[0]) for problem in after.problems] == [
+        (Reason.DOES_NOT_FIT, "code")
+    ]
+
+
 def test_an_explicit_choice_starts_servers_anew_and_so_does_its_end() -> None:
     before = plan_deployment(wish(LLAMA))
     two = again(before, wish(LLAMA, tuning={"numParallel": 2}))

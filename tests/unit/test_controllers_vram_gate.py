@@ -215,6 +215,20 @@ def test_what_makes_a_server_slow_closes_its_gate_when_it_lasts_and_another_serv
     assert words in closed["message"]
 
 
+@pytest.mark.parametrize(("mebibytes", "opens"), [(8192 * 79 // 100, "False"), (8192 * 80 // 100 + 1, "True")])
+def test_four_fifths_of_the_expected_bytes_by_the_drivers_count_are_enough(mebibytes: int, opens: str) -> None:
+    counted = {"chat-0": mebibytes, "chat-1": 8200}
+    processes = [{"pid": 7, "usedMebibytes": used, "pod": f"ns/{name}"} for name, used in counted.items()]
+    writer = Writer(status(names=tuple(counted), processes=processes))
+    assert writer.gate()[0] == opens
+    both = [pod(name, gate="True", reason=Reason.RESIDENT) for name in counted]
+    writer.update(*both)
+    writer.clock.now += HOLD_SECONDS
+    writer.written.clear()
+    writer.update(*both)
+    assert {one["pod"]: one["status"] for one in writer.written}["chat-0"] == opens
+
+
 @pytest.mark.parametrize(("change", "reason", "words"), IN_TIME.values(), ids=list(IN_TIME))
 def test_the_last_ready_server_is_spared_what_is_only_slow(change: dict[str, Any], reason: Reason, words: str) -> None:
     writer = Writer(status(**change))

@@ -86,6 +86,25 @@ async def test_it_is_said_and_the_gate_of_a_pod_that_lost_its_model_closes(
     assert bench.deployment
 
 
+@pytest.mark.parametrize("kind", ["ConfigMap", "Service", "NetworkPolicy"])
+async def test_an_object_of_somebody_else_is_not_taken_over(kind: str) -> None:
+    bench = Reconciled()
+    bench.model_set({"name": "chat"})
+    bench.deploy()
+    await bench.look()
+    ours = next(one for one in bench.server.of_kind(kind) if "ownerReferences" in one["metadata"])
+    bench = Reconciled()
+    theirs = {key: ours[key] for key in ("apiVersion", "kind")}
+    theirs |= {"metadata": {"namespace": "ns", "name": ours["metadata"]["name"]}, "theirs": True}
+    stored = bench.server.put(theirs)
+    bench.model_set({"name": "chat"})
+    bench.deploy()
+    await bench.look()
+    assert bench.server.objects[kind, "ns", theirs["metadata"]["name"]] == stored
+    assert bench.condition("Stalled")[:2] == ("True", "InvalidSpec")
+    assert f"{kind} {theirs['metadata']['name']} exists and does not belong" in bench.condition("Stalled")[2]
+
+
 async def test_a_new_one_that_cannot_be_read_says_so() -> None:
     bench = Reconciled()
     bench.deploy(fieldOfALaterVersion=True)

@@ -58,6 +58,24 @@ async def test_a_node_is_taken_from_the_moment_that_a_server_may_go_nowhere_else
     assert bench.placed() == {"p1": "n1", "p2": "n2"}
 
 
+async def test_a_server_that_is_placed_keeps_its_required_affinity_and_the_gates_of_others() -> None:
+    bench = Placing()
+    terms = [{"matchExpressions": [{"key": "pool", "operator": "In", "values": [pool]}]} for pool in ("gpu", "spare")]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    bench.node("n1", pool="gpu")
+    await bench.wait("p1", nodes=(), placement={"affinity": {"nodeAffinity": required}})
+    pod = bench.server.objects["Pod", "ns", "p1"]
+    pod["spec"]["schedulingGates"].append({"name": "example.com/quota"})
+    bench.server.put(pod)
+    bench.finish(bench.jobs["n1"])
+    await bench.look()
+    placed = bench.server.objects["Pod", "ns", "p1"]["spec"]
+    assert placed["schedulingGates"] == [{"name": "example.com/quota"}]
+    field = {"key": "metadata.name", "operator": "In", "values": ["n1"]}
+    narrowed = placed["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert narrowed == [{**term, "matchFields": [field]} for term in terms]
+
+
 async def test_a_node_whose_cache_cannot_be_filled_is_left_for_another() -> None:
     bench = Placing()
     await bench.wait("p1")

@@ -126,6 +126,23 @@ def test_layers_that_no_registry_has_need_a_job_where_servers_only_read(tmp_path
         assert main._read(mounted, content=option.partition("=")[2]) == after.config
 
 
+def test_a_job_waits_for_the_configuration_that_it_is_to_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubelet may mount a ConfigMap as it was a moment ago."""
+    (old,), (new,) = (plan("ReadWriteMany", models=models).groups for models in (({"name": "a"},), ({"name": "b"},)))
+    (mounted := tmp_path / "config").write_text(old.config.model_dump_json())
+    wanted, pauses = new.config.content(), list[float]()
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            mounted.write_text(new.config.model_dump_json())
+
+    monkeypatch.setattr(main.time, "sleep", pause)
+    assert main._read(mounted, content=wanted) == new.config
+    assert len(pauses) == 3
+    assert main._read(mounted, content=old.config.content()) is None
+
+
 def _args(job: dict[str, Any]) -> list[str]:
     found: list[str] = job["spec"]["template"]["spec"]["containers"][0]["args"]
     return found

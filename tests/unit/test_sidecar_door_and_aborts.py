@@ -135,6 +135,26 @@ async def test_a_client_that_leaves_before_the_first_token_frees_its_slot_only_w
             await bench.board.change()
 
 
+async def test_a_slot_is_not_given_away_while_ollama_works_however_long_its_client_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(door, "SETTLE_SECONDS", 0.01)
+    bench.ollama.hang = True
+    _, writer = await bench.connect("/api/generate", {"model": "chat", "prompt": "x"})
+    await until(bench.ollama.reached)
+    writer.close()
+    async with asyncio.timeout(5):
+        while "Ollama goes on after its client left" not in caplog.messages:
+            await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert bench.board.slots["chat"].in_flight == 1
+    bench.ollama.let_end.set()
+    async with asyncio.timeout(5):
+        while bench.board.slots["chat"].in_flight:
+            await bench.board.change()
+
+
 async def test_a_client_that_leaves_the_wait_list_never_reaches_ollama(bench: Bench) -> None:
     slots = bench.board.slots["chat"]
     await slots.acquire()

@@ -125,6 +125,14 @@ async def test_a_model_under_another_digest_than_the_planned_one_is_not_warm(ben
         assert under_test.board.warmth["chat"].message == "loaded, but not under the planned digest"
 
 
+async def test_a_model_that_takes_no_memory_is_not_warm(bench: Bench) -> None:
+    bench.ollama.behaviour.size = 0
+    await bench.apply(bench.model("chat"))
+    await bench.sidecar.until(lambda: bench.sidecar.phase("chat") in {FAILED, WARM})
+    assert bench.sidecar.phase("chat") is FAILED
+    assert not bench.sidecar.board.ready
+
+
 async def test_failed_loads_are_repeated_ever_later(bench: Bench) -> None:
     bench.ollama.behaviour.load_error = "model requires more system memory"
     await bench.apply(bench.model("chat"))

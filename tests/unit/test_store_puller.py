@@ -75,7 +75,7 @@ async def test_models_that_share_weights_fetch_them_once(tmp_path: Path) -> None
 
 async def test_pinned_models_come_before_on_demand_ones_and_by_priority(tmp_path: Path) -> None:
     async with FakeRegistry() as registry:
-        bodies = {name: content(1000, seed) for seed, name in enumerate(("spare", "low", "high"))}
+        bodies = {name: content(1000, seed) for seed, name in enumerate(("any", "first", "second"))}
         models = []
         for name, body in bodies.items():
             manifest = registry.add_model(body, repository=f"library/{name}")
@@ -84,14 +84,14 @@ async def test_pinned_models_come_before_on_demand_ones_and_by_priority(tmp_path
                     *(registry, manifest),
                     name=name,
                     repository=f"library/{name}",
-                    residency="OnDemand" if name == "spare" else "Pinned",
-                    priority={"spare": 100, "low": 1, "high": 2}[name],
+                    residency="OnDemand" if name == "any" else "Pinned",
+                    priority={"any": 100, "first": 1, "second": 2}[name],
                 )
             )
         await pull(group(*models), tmp_path, connections=1)
         order = [request.path.rsplit("/", 1)[1] for request in registry.requests if "/blobs/" in request.path]
         weights = [name for blob in order for name, body in bodies.items() if digest_of(body) == blob]
-        assert weights.index("high") < weights.index("low") < weights.index("spare")
+        assert weights.index("second") < weights.index("first") < weights.index("any")
 
 
 async def test_an_adapter_is_pulled_and_becomes_a_layer(tmp_path: Path) -> None:

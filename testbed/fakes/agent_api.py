@@ -75,6 +75,11 @@ class AgentApi:
     def _note(self, request: web.Request) -> None:
         self.requests.append((request.method, request.path))
         self.tokens.append(request.headers.get("Authorization", ""))
+        if request.method == "PATCH":
+            assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+            # Without force the server refuses while anybody else has written a field of the report.
+            wish = {"fieldManager": "ollama-fleet-agent", "force": "true", "fieldValidation": "Strict"}
+            assert dict(request.query) == wish
         assert request.transport is not None
         self.connections.add(request.transport.get_extra_info("peername")[1])
 
@@ -94,8 +99,6 @@ class AgentApi:
                 await self.slow.wait()
             if self.refuse:
                 return web.json_response({"message": "told to refuse"}, status=self.refuse)
-            assert request.headers["Content-Type"] == "application/apply-patch+yaml"
-            assert request.query["fieldManager"] == "ollama-fleet-agent"
             report = self.reports.get(request.match_info["name"])
             if report is None:
                 return web.json_response({"message": "not found"}, status=404)

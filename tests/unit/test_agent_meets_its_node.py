@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from ollama_fleet.agent.agent import FIRST_SECONDS, Agent
 from ollama_fleet.agent.apiserver import Account, ApiServer
-from ollama_fleet.agent.gpu import Device, Memory, Reading, Sensors
+from ollama_fleet.agent.gpu import Device, GpuProcess, Memory, Reading, Sensors
 from ollama_fleet.agent.pods import Pods
 from ollama_fleet.agent.reader import GpuReader
 from ollama_fleet.agent.slices import Slices
@@ -39,13 +39,14 @@ class OneGpu:
     def __init__(self) -> None:
         self.answers = threading.Event()
         self.answers.set()
+        self.processes: tuple[GpuProcess, ...] = ()
 
     def start(self) -> tuple[str, int]:
         self.answers.wait()
         return "580", 1
 
     def read(self, index: int) -> Reading:
-        return Reading("GPU-0", (Device("GPU-0", index, "L4", Memory(9, 0, 9, 0)),), Sensors())
+        return Reading("GPU-0", (Device("GPU-0", index, "L4", Memory(9, 0, 9, 0), self.processes),), Sensors())
 
 
 @pytest.fixture
@@ -195,3 +196,28 @@ async def test_a_kubelet_that_was_not_heard_yet_is_not_said_to_have_told(server:
     assert found is not None
     (attributed,) = [one for one in found["conditions"] if one["type"] == "Attributed"]
     assert (attributed["status"], attributed["message"]) == ("False", "the kubelet has not answered yet")
+
+
+@pytest.mark.usefixtures("following")
+async def test_a_number_that_a_process_of_another_pod_gets_is_looked_at_anew(
+    server: AgentApi, agent: Agent, driver: OneGpu, clock: Clock, tmp_path: Path
+) -> None:
+    uids = {"chat-0": "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f", "chat-1": "1b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"}
+    server.pods = [pod(name, uid=uid) for name, uid in uids.items()]
+    await agent.meet()
+    agent.proc, agent._host, agent.reader.deadline = tmp_path, True, 5
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_text("llama-server")
+
+    async def seen(holder: str | None) -> list[str]:
+        driver.processes = (GpuProcess(7, 2**20),) if holder else ()
+        if holder:
+            (tmp_path / "7" / "cgroup").write_text(f"0::/kubepods/pod{uids[holder]}/{'c' * 64}")
+        clock.now += 60
+        found = await looked(agent, server)
+        assert found is not None
+        return [process["pod"] for process in found["gpus"][0]["processes"]]
+
+    assert await seen("chat-0") == ["team/chat-0"]
+    assert await seen(None) == []
+    assert await seen("chat-1") == ["team/chat-1"]

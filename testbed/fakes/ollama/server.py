@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,7 @@ class FakeOllama:
         self._library = Library(models, store=store)
         self._scheduler = Scheduler(self.behaviour)
         self._runner: web.AppRunner | None = None
+        self._listener: socket.socket
         self._crashing: asyncio.Task[None] | None = None
 
     @property
@@ -88,13 +90,19 @@ class FakeOllama:
         # As Go's request context: a client that leaves ends what runs for it.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port, reuse_address=True).start()
+        self._listener = socket.create_server((self.host, self.port))
+        await web.SockSite(self._runner, self._listener).start()
 
     async def crash(self) -> None:
         """Stop listening and break every connection. ``start`` brings it back."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        # asyncio forgets a connection that is accepted while the server closes: nobody would break it. Those accepted
+        # before become connections within some turns of the loop.
+        asyncio.get_running_loop().remove_reader(self._listener)
+        for _ in range(5):
+            await asyncio.sleep(0)
         for connection in list(runner.server.connections) if runner.server else ():
             if connection.transport is not None:
                 connection.transport.abort()

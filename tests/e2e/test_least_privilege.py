@@ -15,7 +15,8 @@ pytestmark = pytest.mark.e2e
 USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:ollama-fleet"
 AGENT = f"system:serviceaccount:{AGENT_NAMESPACE}:ollama-fleet-agent"
 FORBIDDEN = 403
-WRITES = {"create", "update", "patch", "delete"}
+# By verb, of each resource. Watches end after minutes and begin again, which is told twice; kopf has some of its own.
+MOST_WHILE_IDLE = Counter({"watch": 4, "list": 2})
 
 # Granted and not seen in these tests, with the reason.
 AGENT_UNSEEN = {("list", "resourceslices"): "asked when a pod has a device by dynamic resource allocation"}
@@ -35,7 +36,7 @@ def audit(fleet: Fleet, *, user: str = USER, since: float = 0.0) -> list[Any]:
 
 
 def what(entry: Any) -> tuple[str, str]:
-    reference = entry["objectRef"]
+    reference = entry.get("objectRef") or {"resource": entry["requestURI"]}
     sub = reference.get("subresource")
     return entry["verb"], reference["resource"] + (f"/{sub}" if sub else "")
 
@@ -77,14 +78,15 @@ def test_a_converged_fleet_makes_no_requests_besides_the_lease(fleet: Fleet, nam
     fleet.apply(model_set(fleet, namespace, {"name": "chat", "contextLength": 2048}), deployment(namespace))
     fleet.wait_ready("chat", namespace)
     time.sleep(5)
+    # Other tests' namespaces are still being deleted.
+    found = json.loads(fleet.run("get", "namespaces", "-o", "json"))["items"]
+    leaving = {one["metadata"]["name"] for one in found if "deletionTimestamp" in one["metadata"]}
     start = fleet.plane.audit_log.stat().st_size
     time.sleep(30)
-    # Other tests' namespaces are still being deleted.
-    mine = [e for e in audit(fleet, since=start) if e["objectRef"].get("namespace") in {namespace, OPERATOR_NAMESPACE}]
+    mine = [e for e in audit(fleet, since=start) if e.get("objectRef", {}).get("namespace") not in leaving]
     seen = Counter(what(entry) for entry in mine)
-    others = {key: count for key, count in seen.items() if key[1] != "leases" and key[0] not in {"watch", "list"}}
     print(f"30 idle seconds: {dict(seen)}")
-    assert others == {}
+    assert {key: count for key, count in seen.items() if key[1] != "leases" and count > MOST_WHILE_IDLE[key[0]]} == {}
 
 
 def test_the_cost_of_create_and_change_in_requests(fleet: Fleet, namespace: str) -> None:

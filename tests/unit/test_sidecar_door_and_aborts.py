@@ -114,7 +114,7 @@ async def test_an_answer_that_breaks_off_does_not_look_whole(bench: Bench) -> No
         answer = await bench.send("/api/chat", {"model": "chat"})
     except ConnectionResetError:
         answer = b""
-    assert not answer.endswith(b"0\r\n\r\n")
+    assert answer == b"" or answer.endswith(b"3\r\nabc\r\n")
     assert bench.ollama.heads
 
 

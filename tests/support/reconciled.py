@@ -19,7 +19,7 @@ from ollama_fleet.controllers.ollamadeployment import OllamaDeploymentController
 from ollama_fleet.controllers.placement import Placer
 from ollama_fleet.controllers.podwriter import PodWriter
 from ollama_fleet.controllers.reports import Reports
-from ollama_fleet.kube import kinds
+from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.kinds import Kind
 from ollama_fleet.kube.queue import Key
 from ollama_fleet.planning.request import ImagePolicy
@@ -58,7 +58,10 @@ class Server:
         metadata.setdefault("generation", 1)
         self.objects[document["kind"], metadata.get("namespace", ""), metadata["name"]] = document
         for informer in self._informers(document["kind"]):
-            informer._tell(informer._cache.put(informer._project(copy.deepcopy(document))))
+            if informer._labels.items() <= metadata.get("labels", {}).items():
+                informer._tell(informer._cache.put(informer._project(copy.deepcopy(document))))
+            else:
+                informer._tell(informer._cache.drop(document))
         return copy.deepcopy(document)
 
     def of_kind(self, kind: str) -> list[Document]:
@@ -76,13 +79,15 @@ class Server:
         if kind in self.refuses:
             raise self.refuses[kind]
         old = self.objects.get((kind, metadata["namespace"], metadata["name"]), {"metadata": {}})
+        self._expect(old, metadata.get("uid"))
         return self._change(old, {**old, **document, "metadata": {**old["metadata"], **metadata}})
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, body: Document, *, content_type: str, subresource: str = ""
     ) -> Document:
         self.requests.append(("patch", kind.kind))
-        old = self.objects[kind.kind, namespace, name]
+        old = self._stored(kind, namespace, name)
+        self._expect(old, body.get("metadata", {}).get("uid"))
         if "strategic" in content_type:
             told = {one["type"]: one for one in (*old["status"]["conditions"], *body["status"]["conditions"])}
             body = merged(body, {"status": {"conditions": list(told.values())}})
@@ -90,14 +95,32 @@ class Server:
 
     async def apply_status(self, kind: Kind, namespace: str, name: str, status: Document, *, uid: str) -> Document:
         self.requests.append(("status", kind.kind))
-        return self.put({**self.objects[kind.kind, namespace, name], "status": dict(status)})
+        old = self._stored(kind, namespace, name)
+        self._expect(old, uid)
+        return self.put({**old, "status": dict(status)})
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> bool:
         self.requests.append(("delete", kind.kind))
-        gone = self.objects.pop((kind.kind, namespace, name))
+        gone = self.objects.get((kind.kind, namespace, name))
+        if gone is None:
+            return False
+        self._expect(gone, uid)
+        del self.objects[kind.kind, namespace, name]
         for informer in self._informers(kind.kind):
             informer._tell(informer._cache.drop(gone))
         return True
+
+    def _stored(self, kind: Kind, namespace: str, name: str) -> Document:
+        try:
+            return self.objects[kind.kind, namespace, name]
+        except KeyError as error:
+            raise errors.NotFound(f"{kind.kind} {name}", code=404) from error
+
+    @staticmethod
+    def _expect(old: Document, uid: str | None) -> None:
+        """As the API server takes a uid: a precondition."""
+        if uid is not None and old["metadata"].get("uid") != uid:
+            raise errors.Conflict(f"not the object with uid {uid}", code=409)
 
     def _change(self, old: Document, new: Document) -> Document:
         generation = old["metadata"].get("generation", 0) + (old.get("spec") != new.get("spec"))

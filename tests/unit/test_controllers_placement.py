@@ -148,7 +148,7 @@ async def test_jobs_go_with_their_nodes_and_stay_otherwise() -> None:
     bench.server.requests.clear()
     await bench.look()
     assert bench.server.requests == []
-    await bench.server.delete(kinds.NODE, "", "n1", uid="")
+    await bench.server.delete(kinds.NODE, "", "n1", uid="uid-of-Node-n1")
     await bench.look()
     assert set(bench.jobs) == {"n2"}
 

@@ -18,7 +18,6 @@ from benchmarks.operator_process import MeasuredOperator, operator, peak_mebibyt
 from benchmarks.report import cpu_seconds
 from ollama_fleet.agent.writing import HEARTBEAT_SECONDS, JITTER
 from ollama_fleet.api import names
-from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus
 from ollama_fleet.kube import kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.kube.transport import Json
@@ -26,7 +25,7 @@ from testbed import crds
 from testbed.controlplane import ControlPlane
 from testbed.fakes.registry import FakeRegistry
 from testbed.kwok import SimulatedNodes
-from testbed.kwok.agents import Agent, Card, SimulatedAgents
+from testbed.kwok.agents import Agent, Card, SimulatedAgents, lost
 from testbed.kwok.sidecars import BY_NODE, SimulatedSidecars, simulated_sidecars
 from testbed.models.push import image
 from testbed.state import claimed
@@ -220,7 +219,7 @@ async def _lose_gpus(agents: SimulatedAgents, sidecars: SimulatedSidecars) -> li
 
 async def _lose(agents: SimulatedAgents, agent: Agent, sidecars: SimulatedSidecars) -> list[float]:
     names_ = [pod["metadata"]["name"] for pod in sidecars.pods.by_index(BY_NODE, agent.node)]
-    agent.faults = [_lost]
+    agent.faults = [lost(*(card.uuid for card in agent.cards))]
     started = time.monotonic()
     await _report(agents, agent, sidecars)
 
@@ -238,11 +237,6 @@ async def _report(agents: SimulatedAgents, agent: Agent, sidecars: SimulatedSide
     agent.sequence += 1
     report = agent.see(sidecars.pods.by_index(BY_NODE, agent.node), sidecars.state_of)
     await agents.write(agent, report.model_copy(update={"sequence": agent.sequence}))
-
-
-def _lost(report: NodeVRAMReportStatus) -> NodeVRAMReportStatus:
-    broken = {"healthy": False, "reason": "GPULost"}
-    return report.model_copy(update={"gpus": [gpu.model_copy(update=broken) for gpu in report.gpus]})
 
 
 def _percentile(values: list[float], share: float) -> float:

@@ -1,28 +1,37 @@
-"""Node agents for simulated nodes: they report what runs there, by the real agent's own rules of when to write.
+"""Node agents for simulated nodes: what they write, and when, is by the real agent's own rules.
 
 GPUs are given to pods as a kubelet would. What a sidecar says decides what is in memory, so that one switch plays a
-fault for both; faults that only the driver sees are laid over the report.
+fault for both; faults that only the driver sees are laid over what the agent observes.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from ollama_fleet.agent.gpu import LOST, Device, DeviceState, GpuProcess, GpuView, Memory
+from ollama_fleet.agent.pods import Pod
+from ollama_fleet.agent.report import Observation, status
+from ollama_fleet.agent.sidecars import resident
 from ollama_fleet.agent.writing import Writing
 from ollama_fleet.api import names
-from ollama_fleet.api.nodevramreport import GPUProcess, GPUReport, NodeVRAMReportStatus, ResidentModel
+from ollama_fleet.api.common import Condition
+from ollama_fleet.api.nodevramreport import NodeVRAMReportStatus, ResidentModel
 from ollama_fleet.api.state import SidecarState
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.kube.informer import Informer
 
 Json = dict[str, Any]
-Fault = Callable[[NodeVRAMReportStatus], NodeVRAMReportStatus]
-"""Lays something over a report."""
+Fault = Callable[[Observation], Observation]
+"""Lays something over what is seen."""
 
-_MIB: Final = 2**20
+MIB: Final = 2**20
+_DRIVER: Final = "580.65.06"
+_MEMORY: Final = 64 * 1024 * MIB
+"""Of every node."""
 _LOOK_SECONDS: Final = 0.5
 _AT_ONCE: Final = 32
 
@@ -48,6 +57,9 @@ class Agent:
     sequence: int = field(default_factory=lambda: int(time.time()))
     writing: Writing = field(default_factory=lambda: Writing(clock=time.monotonic))
     writes: int = 0
+    generation: int = -1
+    """Of the report's spec as last seen."""
+    _conditions: list[Condition] = field(default_factory=list)
     _given: dict[str, str] = field(default_factory=dict)
     """UUID of a card by uid of the pod that has it."""
 
@@ -59,37 +71,48 @@ class Agent:
         for uid in running.keys() - self._given.keys():
             if free:
                 self._given[uid] = free.pop(0)
-        models = {uid: list(_resident(pod, state_of(pod))) for uid, pod in running.items()}
-        gpus = [self._gpu(card, running, models) for card in self.cards]
-        told = [model for found in models.values() for model in found]
-        report = NodeVRAMReportStatus(
-            sequence=self.sequence,
-            gpus=gpus,
-            models=sorted(told, key=lambda m: (m.pod, m.name)),
-            heard=sorted(_name(pod) for pod in running.values() if state_of(pod) is not None),
-        )
+        states = {uid: state for uid, pod in running.items() if (state := state_of(pod)) is not None}
+        names_ = {uid: _name(pod) for uid, pod in running.items()}
+        models = {names_[uid]: resident(Pod(uid, names_[uid]), state) for uid, state in states.items()}
+        seen = self._observe({names_[uid]: card for uid, card in self._given.items()}, models)
         for fault in self.faults:
-            report = fault(report)
+            seen = fault(seen)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        report = status(seen, previous=self._conditions, generation=self.generation, now=now, sequence=self.sequence)
+        self._conditions = report.conditions
         return report
 
-    def _gpu(self, card: Card, pods: Mapping[str, Json], models: Mapping[str, list[ResidentModel]]) -> GPUReport:
-        mine = [(pods[uid], models[uid]) for uid, given in self._given.items() if given == card.uuid]
-        processes = [
-            GPUProcess(pid=1000 + number, used_mebibytes=model.size_vram // _MIB, pod=model.pod, weights=model.weights)
-            for number, model in enumerate(model for _, found in mine for model in found)
-            if model.size_vram
-        ]
-        used = sum(process.used_mebibytes for process in processes)
-        return GPUReport(
-            uuid=card.uuid,
-            index=self.cards.index(card),
-            product=card.product,
-            total_mebibytes=card.mebibytes,
-            used_mebibytes=used,
-            free_mebibytes=max(0, card.mebibytes - used),
-            pods=sorted(_name(pod) for pod, _ in mine),
-            processes=processes,
+    def _observe(self, given: Mapping[str, str], models: Mapping[str, tuple[ResidentModel, ...]]) -> Observation:
+        """``given`` are the UUIDs of cards by pod."""
+        loaded = [model for pod in given for model in models.get(pod, ()) if model.size_vram]
+        processes = dict(enumerate(loaded, start=1000))
+
+        def device(index: int, card: Card) -> DeviceState:
+            mine = {pid: model.size_vram for pid, model in processes.items() if given[model.pod] == card.uuid}
+            total, used = card.mebibytes * MIB, sum(mine.values())
+            memory = Memory(total=total, reserved=0, used=used, free=max(0, total - used))
+            shown = tuple(GpuProcess(pid, size) for pid, size in mine.items())
+            return DeviceState(Device(card.uuid, index, card.product, memory, shown))
+
+        devices = tuple(device(index, card) for index, card in enumerate(self.cards))
+        return Observation(
+            GpuView(driver=_DRIVER, devices=devices),
+            memory=_MEMORY,
+            holders={card: (pod,) for pod, card in given.items()},
+            process_pods={pid: model.pod for pid, model in processes.items()},
+            process_weights={pid: model.weights for pid, model in processes.items() if model.weights},
+            models=models,
         )
+
+
+def lost(*cards: str, reason: str = LOST) -> Fault:
+    """These devices, by UUID, cannot take work any more."""
+
+    def fault(seen: Observation) -> Observation:
+        devices = (replace(one, reason=reason) if one.device.uuid in cards else one for one in seen.view.devices)
+        return replace(seen, view=replace(seen.view, devices=tuple(devices)))
+
+    return fault
 
 
 class SimulatedAgents:
@@ -132,39 +155,26 @@ class SimulatedAgents:
         agent.writing.begin(report)
         try:
             async with self._turns:
-                await self._store(agent.node, report)
+                await self._store(agent, report)
         except errors.KubeError:
             agent.writing.failed()
         else:
             agent.writing.succeeded()
             agent.writes += 1
 
-    async def _store(self, node: str, report: NodeVRAMReportStatus) -> None:
+    async def _store(self, agent: Agent, report: NodeVRAMReportStatus) -> None:
         body = {"status": report.to_wire()}
         try:
-            await self._patch(node, body)
+            await self._patch(agent, body)
         except errors.NotFound:
-            made = {"apiVersion": names.API_VERSION, "kind": "NodeVRAMReport", "metadata": {"name": node}}
+            made = {"apiVersion": names.API_VERSION, "kind": "NodeVRAMReport", "metadata": {"name": agent.node}}
             await self._client.create(made)
-            await self._patch(node, body)
+            await self._patch(agent, body)
 
-    async def _patch(self, node: str, body: Json) -> None:
+    async def _patch(self, agent: Agent, body: Json) -> None:
         kind = kinds.NODE_VRAM_REPORT
-        await self._client.patch(kind, None, node, body, content_type=MERGE_PATCH, subresource="status")
-
-
-def _resident(pod: Json, state: SidecarState | None) -> Iterable[ResidentModel]:
-    for model in state.models if state is not None else ():
-        if model.size and model.digest:
-            yield ResidentModel(
-                pod=_name(pod),
-                name=model.name,
-                digest=model.digest,
-                weights=model.weights,
-                size=model.size,
-                size_vram=model.size_vram,
-                context_length=model.context_length,
-            )
+        found = await self._client.patch(kind, None, agent.node, body, content_type=MERGE_PATCH, subresource="status")
+        agent.generation = found["metadata"]["generation"]
 
 
 def _name(pod: Json) -> str:

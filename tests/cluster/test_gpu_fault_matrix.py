@@ -6,18 +6,20 @@ Reports are written by simulated agents by the real agent's rules; every test pr
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from ollama_fleet.api.nodevramreport import GPUProcess, NodeVRAMReportStatus
+from ollama_fleet.agent.gpu import RESET_REQUIRED, DeviceState, GpuProcess
+from ollama_fleet.agent.report import Observation
 from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.controllers.demotion import HOLD_SECONDS, PROVE_SECONDS
 from ollama_fleet.controllers.reports import STALE_SECONDS
 from ollama_fleet.kube import kinds
 from testbed.kwok import SimulatedNodes
-from testbed.kwok.agents import Card, Fault
+from testbed.kwok.agents import MIB, Card, lost
 from tests.support.gpu_fleet import NAMESPACE, GpuFleet, gpu_fleet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
@@ -74,13 +76,8 @@ async def fleet(running: Running) -> AsyncIterator[GpuFleet]:
 PLAIN = {"placement": {"nodeSelector": {"pool": "plain"}}}
 
 
-def lost(uuid: str, reason: str = "GPULost") -> Fault:
-    def fault(report: NodeVRAMReportStatus) -> NodeVRAMReportStatus:
-        broken = {"healthy": False, "reason": reason}
-        gpus = [gpu.model_copy(update=broken) if gpu.uuid == uuid else gpu for gpu in report.gpus]
-        return report.model_copy(update={"gpus": gpus})
-
-    return fault
+def evicted(seen: Observation) -> Observation:
+    return replace(seen, models=dict.fromkeys(seen.models, ()))
 
 
 def on_cpu(state: SidecarState) -> SidecarState:
@@ -160,7 +157,7 @@ async def test_an_instance_of_a_split_gpu_is_lost(fleet: GpuFleet) -> None:
     pod, card = fleet.pod("one"), await card_of(fleet, "one")
     assert card.startswith("MIG-")
     assert (await fleet.status("one"))["vram"] == "1.0/23.6 GiB"
-    fleet.agent_of(pod).faults = [lost(card, "XID 79")]
+    fleet.agent_of(pod).faults = [lost(card, reason="XID 79")]
     closed = await fleet.wait_gate(pod, "False", "GPUUnhealthy")
     assert f"{card}: XID 79" in fleet.gate(pod)["message"]
     print(f"MIG instance lost: gate closes after {closed:.1f} s")
@@ -190,7 +187,7 @@ async def test_a_single_bad_sample_closes_nothing(fleet: GpuFleet) -> None:
     await fleet.serve("one", **PLAIN)
     pod = fleet.pod("one")
     agent = fleet.agent_of(pod)
-    agent.faults = [lambda report: report.model_copy(update={"models": []})]
+    agent.faults = [evicted]
     await fleet.wait(lambda: not agent.writing.due(agent.see([pod], fleet.sidecars.state_of)), lambda: "not written")
     await asyncio.sleep(1)
     agent.faults = []
@@ -203,10 +200,6 @@ async def test_a_single_bad_sample_closes_nothing(fleet: GpuFleet) -> None:
 async def test_a_model_is_evicted_and_loaded_again(fleet: GpuFleet) -> None:
     await fleet.serve("one", **PLAIN)
     pod = fleet.pod("one")
-
-    def evicted(report: NodeVRAMReportStatus) -> NodeVRAMReportStatus:
-        return report.model_copy(update={"models": []})
-
     fleet.agent_of(pod).faults = [evicted]
     closed = await fleet.wait_gate(pod, "False", "NotResident")
     await fleet.wait_reason("one", "NotResident")
@@ -222,11 +215,14 @@ async def test_a_foreign_process_takes_memory(fleet: GpuFleet) -> None:
     await fleet.serve("one", **PLAIN)
     pod, card = fleet.pod("one"), await card_of(fleet, "one")
 
-    def crowded(report: NodeVRAMReportStatus) -> NodeVRAMReportStatus:
-        (gpu,), others = [g for g in report.gpus if g.uuid == card], [g for g in report.gpus if g.uuid != card]
-        processes = [*gpu.processes, GPUProcess(pid=9, used_mebibytes=20000)]
-        taken = {"processes": processes, "used_mebibytes": 22000, "free_mebibytes": 100}
-        return report.model_copy(update={"gpus": [gpu.model_copy(update=taken), *others]})
+    def taken(state: DeviceState) -> DeviceState:
+        memory = replace(state.device.memory, used=22000 * MIB, free=100 * MIB)
+        processes = (*state.device.processes, GpuProcess(9, 20000 * MIB))
+        return replace(state, device=replace(state.device, memory=memory, processes=processes))
+
+    def crowded(seen: Observation) -> Observation:
+        devices = (taken(one) if one.device.uuid == card else one for one in seen.view.devices)
+        return replace(seen, view=replace(seen.view, devices=tuple(devices)))
 
     agent = fleet.agent_of(pod)
     agent.faults = [crowded]
@@ -241,14 +237,13 @@ async def test_a_report_out_of_order(fleet: GpuFleet) -> None:
     await fleet.serve("one", **PLAIN)
     pod, card = fleet.pod("one"), await card_of(fleet, "one")
     agent = fleet.agent_of(pod)
-    good = agent.see([pod], fleet.sidecars.state_of)
-    agent.silent = True
-    late = lost(card)(good).model_copy(update={"sequence": agent.sequence - 1})
+    agent.silent, agent.faults = True, [lost(card)]
+    late = agent.see([pod], fleet.sidecars.state_of).model_copy(update={"sequence": agent.sequence - 1})
     await fleet.agents.write(agent, late)
     await asyncio.sleep(3)
     assert fleet.gate(pod)["status"] == "True"
     assert (await fleet.ready("one"))["reason"] == "AllWarm"
-    agent.silent = False
+    agent.silent, agent.faults = False, []
 
 
 async def test_the_clock_of_a_node_is_put_back_an_hour(fleet: GpuFleet) -> None:
@@ -260,7 +255,7 @@ async def test_the_clock_of_a_node_is_put_back_an_hour(fleet: GpuFleet) -> None:
     started, told = time.monotonic(), agent.writes
     agent.faults = [lost(card)]
     await fleet.wait(lambda: agent.writes > told, lambda: "the fault should be told once")
-    agent.faults = [lost(card), lost(card, "ResetRequired")]
+    agent.faults = [lost(card, reason=RESET_REQUIRED)]
     await fleet.wait_gate(pod, "False", "GPUUnhealthy")
     print(f"clock an hour behind: a fault that is told twice closes the gate after {time.monotonic() - started:.1f} s")
     assert time.monotonic() - started < 10

@@ -14,7 +14,7 @@ from ollama_fleet.api.state import ModelPhase, SidecarState
 from ollama_fleet.sidecar import admin
 from ollama_fleet.sidecar.admin import LINGER_SECONDS
 from testbed.fakes.ollama import FakeOllama
-from tests.support.sidecar_bench import ManualClock, Sidecar, group_config, group_model, sidecar
+from tests.support.sidecar_bench import PATIENCE, ManualClock, Sidecar, group_config, group_model, sidecar
 
 DIGEST = "sha256:" + "0" * 64
 ASK = {"model": "chat", "prompt": "x"}
@@ -55,8 +55,9 @@ class Bench:
     async def looked_twice(self) -> None:
         """The drain has looked at the clock since it was moved."""
         looks = self.clock.looks
-        while self.clock.looks < looks + 4:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            while self.clock.looks < looks + 4:
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -208,8 +209,9 @@ async def test_watching_shows_the_state_then_changes_then_signs_of_life(bench: B
         first = await anext(seen)
         assert not first.ready
         bench.in_service()
-        while not (changed := await anext(seen)).ready:
-            pass
+        async with asyncio.timeout(PATIENCE):
+            while not (changed := await anext(seen)).ready:
+                pass
         assert changed.sequence > first.sequence
         assert (await anext(seen)).sequence == changed.sequence
 
@@ -224,8 +226,9 @@ async def test_many_changes_become_few_lines(bench: Bench, monkeypatch: pytest.M
         for _ in range(1000):
             bench.sidecar.board.touch()
         last = bench.sidecar.board.sequence
-        while (await anext(seen)).sequence < last:
-            lines += 1
+        async with asyncio.timeout(PATIENCE):
+            while (await anext(seen)).sequence < last:
+                lines += 1
         assert lines < 5
 
 

@@ -15,7 +15,7 @@ from ollama_fleet.api.state import ModelPhase
 from ollama_fleet.sidecar import warmer
 from testbed.fakes.ollama import FakeOllama
 from testbed.models import push
-from tests.support.sidecar_bench import ManualClock, Sidecar, group_config, group_model, pulled, sidecar
+from tests.support.sidecar_bench import PATIENCE, ManualClock, Sidecar, group_config, group_model, pulled, sidecar
 
 WARM, FAILED, CACHED, LOADING, PULLING = (
     ModelPhase.WARM,
@@ -141,8 +141,9 @@ async def test_failed_loads_are_repeated_ever_later(bench: Bench) -> None:
         assert bench.sidecar.board.warmth["chat"].message == "model requires more system memory"
         looks = len(bench.ollama.seen)
         bench.clock.now += wait - 0.01
-        while len(bench.ollama.seen) < looks + 3:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            while len(bench.ollama.seen) < looks + 3:
+                await asyncio.sleep(0)
         assert len(bench.loads()) == attempt
         bench.clock.now += 0.01
         await bench.sidecar.until(lambda: bench.sidecar.phase("chat") is LOADING)
@@ -238,8 +239,9 @@ async def test_a_model_that_is_removed_leaves_memory_also_when_ollama_does_not_a
         patch.setattr(warmer, "LOOK_SECONDS", 0.05)
         assert not await bench.apply(bench.model("chat"))
     bench.ollama.behaviour.hang_paths = []
-    while not await bench.apply(bench.model("chat")):
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while not await bench.apply(bench.model("chat")):
+            await asyncio.sleep(0)
     assert bench.ollama.loaded == ["chat:latest"]
 
 
@@ -284,8 +286,9 @@ async def test_a_model_that_is_removed_while_it_loads_does_not_come_to_stay(benc
     bench.ollama.behaviour.load_seconds = 1e9
     await bench.apply(bench.model("large", "chat-large"))
     await bench.sidecar.until(lambda: bench.sidecar.phase("large") is LOADING)
-    while not bench.loads():
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while not bench.loads():
+            await asyncio.sleep(0)
     bench.ollama.behaviour.load_seconds = 0.0
     await bench.apply(bench.model("chat"))
     await bench.sidecar.warm("chat")
@@ -443,8 +446,9 @@ async def test_a_load_whose_client_gave_up_is_finished_for_the_next_one(bench: B
     await bench.sidecar.warm("chat")
     bench.ollama.behaviour.load_seconds = 1e9
     client = asyncio.create_task(bench.sidecar.post("/api/generate", {"model": "spare", "prompt": "x"}))
-    while "spare" not in {body["model"] for body in bench.asked()}:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while "spare" not in {body["model"] for body in bench.asked()}:
+            await asyncio.sleep(0)
     await bench.sidecar.data.get("/api/version")
     bench.ollama.behaviour.load_seconds = 0.0
     client.cancel()

@@ -217,8 +217,9 @@ async def test_downloads_do_not_count_on_the_same_room(tmp_path: Path, monkeypat
         first, second = b.blob(content(600, 1)), b.blob(content(500, 2))
         b.registry.faults = [Fault(stall_after=100)]
         running = asyncio.create_task(b.fetch(first))
-        while not b.registry.requests:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while not b.registry.requests:
+                await asyncio.sleep(0.001)
         with pytest.raises(DiskFull) as caught:
             await b.fetch(second)
         assert caught.value.needed == 1100

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_fleet.api import names
@@ -500,7 +500,7 @@ def test_the_operator_reads_whatever_the_server_takes(api: RawApi, kind: Definit
     valid: Document = _valid(kind)["spec"]
     parts = st.sets(st.sampled_from(sorted(structural(kind.spec).get("properties", {})) or ["spec"]))
 
-    @settings(deadline=None, max_examples=60, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, database=None)
     @given(whole=documents(structural(kind.spec)), part=st.none() | parts)
     def ask(whole: Document, part: set[str] | None) -> None:
         nonlocal accepted

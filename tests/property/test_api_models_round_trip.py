@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_fleet.api.crd import DEFINITIONS, Definition
@@ -16,7 +16,7 @@ QUANTITIES = {"cores", "memory", "minMemory", "gpuOverhead", "hostMemory", "size
 
 
 @pytest.mark.parametrize(("kind", "side"), SIDES, ids=[f"{kind.kind}.{side}" for kind, side in SIDES])
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40)
 @given(data=st.data())
 def test_models_read_and_write_what_the_schema_allows(kind: Definition, side: str, data: st.DataObject) -> None:
     model = getattr(kind, side)

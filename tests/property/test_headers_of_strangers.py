@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_fleet.api.modelheader import LayerKind, ModelHeader, TensorBytes
@@ -104,7 +104,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300)
 @given(
     architecture=st.sampled_from(ARCHITECTURES),
     kept=st.sets(st.sampled_from(sorted(HYBRID))),

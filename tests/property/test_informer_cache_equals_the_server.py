@@ -100,4 +100,4 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestCache.settings = settings(max_examples=150, stateful_step_count=50)

@@ -113,4 +113,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestWorkQueue = QueueMachine.TestCase
-TestWorkQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestWorkQueue.settings = settings(max_examples=150, stateful_step_count=60)

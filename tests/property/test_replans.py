@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -375,6 +375,4 @@ class Replans(RuleBasedStateMachine):
 
 
 TestReplans = Replans.TestCase
-TestReplans.settings = settings(
-    max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestReplans.settings = settings(max_examples=50, stateful_step_count=20)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_fleet.api.references import InvalidReference, parse_reference
@@ -72,7 +72,7 @@ async def scenario(
             return None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     faults=st.lists(FAULTS, max_size=12),
     ranges=st.booleans(),

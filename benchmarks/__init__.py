@@ -1,4 +1,5 @@
-"""Benchmarks: each measures its baseline in the same run and prints figures per unit and ratios.
+"""Benchmarks: figures, where there is a baseline beside one of the same run; those of the agent are its goals.
 
-``python -m benchmarks NAME [--quick] [--json FILE]``; no figure is ever asserted in a test.
+``python -m benchmarks NAME [--quick] [--json FILE]``. Tests assert the errors of ``sizing``, which are the same on any
+machine, and no times.
 """

@@ -24,7 +24,7 @@ def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure, with the baseline in the same run.",
+        description="Measure, beside a baseline where there is one.",
         epilog="\n".join(f"  {name:<10} {text}" for name, text in _NAMES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

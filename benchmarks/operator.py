@@ -189,13 +189,9 @@ async def _delete_all(client: KubeClient, wishes: Informer) -> None:
     for wish in wishes.list():
         metadata = wish["metadata"]
         await client.delete(kinds.OLLAMA_DEPLOYMENT, metadata["namespace"], metadata["name"], uid=metadata["uid"])
-
-    async def left() -> int:
-        return len((await client.list(kinds.POD, namespace=_NAMESPACE))[0])
-
-    deadline = time.monotonic() + 120
-    while await left() and time.monotonic() < deadline:
-        await asyncio.sleep(0.5)
+    async with asyncio.timeout(120):
+        while (await client.list(kinds.POD, namespace=_NAMESPACE))[0]:
+            await asyncio.sleep(0.5)
 
 
 def _wish(number: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from testbed.demo.cluster import DemoCluster
 from testbed.demo.kubectl import command, kubectl
-from testbed.kubectl import ENVIRONMENT
+from testbed.kubectl import environment
 
 _POD: Final = "chat-client"
 _PYTHON: Final = "/opt/ollama-fleet/bin/python"
@@ -44,7 +44,8 @@ def stream(cluster: DemoCluster, service: str, body: Mapping[str, Any]) -> Itera
     address = kubectl(cluster, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
     url = f"http://{address}:11434/api/generate"
     line = command(cluster, "exec", _POD, "--", _PYTHON, "-c", _ASK, url, json.dumps(body))
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         yield from process.stdout

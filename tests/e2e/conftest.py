@@ -21,7 +21,7 @@ from testbed.build import ensure
 from testbed.controlplane import ControlPlane
 from testbed.fakes.gpus import RUNTIME_CLASS, NodeGpus, cards
 from testbed.images import Image, ensure_ollama, ensure_ollama_on_gpus, ensure_product
-from testbed.kubectl import ENVIRONMENT
+from testbed.kubectl import environment
 from testbed.models.push import image, into_registry
 from testbed.ollama_process import ON_GPUS as GPU_VERSION
 from testbed.ollama_process import VERSIONS
@@ -83,7 +83,7 @@ class Fleet:
             text=True,
             check=False,
             timeout=180,
-            env=ENVIRONMENT,
+            env=environment(),
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")

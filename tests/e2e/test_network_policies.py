@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ollama_fleet.api import names
-from testbed.kubectl import ENVIRONMENT
+from testbed.kubectl import environment
 from testbed.nodes import policies
 from testbed.nodes.node import API_ADDRESS, HOST_LINK
 from tests.e2e.conftest import (
@@ -216,7 +216,7 @@ def _listening(fleet: Fleet, caller: Caller, address: str, *ports: int) -> Itera
     command = ["kubectl", "--kubeconfig", str(fleet.plane.kubeconfig), *caller.listens(address, *ports)]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment()
     ) as held:
         assert held.stdin is not None
         assert held.stdout is not None

@@ -27,13 +27,13 @@ test-unit: .venv/.installed ## Tests that need no cluster
 	@$(PY) -m pytest -q -m "not cluster and not e2e and not gpu"
 
 test-cluster: .venv/.installed ## Tests against a real control plane (and simulated nodes)
-	@$(PY) -m pytest -q -m cluster
+	@$(PY) -m pytest -q --durations=10 -m cluster
 
 test-contract: .venv/.installed ## Tests that hold fakes and formulas against the real programs
 	@$(PY) -m pytest -q -m e2e tests/contract
 
 test-e2e: .venv/.installed ## Tests with real nodes, real pods and a real Ollama
-	@$(PY) -m pytest -v --no-header -m e2e tests/e2e
+	@$(PY) -m pytest -v --no-header --durations=20 -m e2e tests/e2e
 
 test-gpu: .venv/.installed ## Tests on this machine's NVIDIA GPU; OLLAMA_ON_GPU=/usr/local/bin/ollama adds those with Ollama
 	@$(PY) -m pytest -q -m gpu -s

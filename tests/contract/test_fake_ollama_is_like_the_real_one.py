@@ -501,11 +501,11 @@ async def test_embeddings_of_openai(server: Server) -> None:
 
 async def test_the_next_request_works_after_a_cancelled_one(server: Server) -> None:
     """With one slot: a generation that went on for a client that left would keep the next one waiting."""
-    endless = {**ASK, "options": {"num_predict": 2000}}
+    endless = {**ASK, "options": {"num_predict": 20000}}  # two minutes
     async with server.http.stream("POST", "/api/generate", json=endless) as answer:
         async for line in answer.aiter_lines():
             assert json.loads(line)["done"] is False
             break
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         lines = await server.lines("/api/generate", ASK)
     assert lines[-1]["eval_count"] == 5

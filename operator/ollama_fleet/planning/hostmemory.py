@@ -5,12 +5,12 @@ Token embeddings stay on the host. llama-server, from 0.30 on, also keeps prompt
 layers), states to go back to (``LLAMA_ARG_CTX_CHECKPOINTS``, per slot): ``tools/server/server-context.cpp``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ollama_fleet.api.group import GroupModel
-from ollama_fleet.planning.footprints import Mode
+from ollama_fleet.planning.footprints import Mode, Shapes
 from ollama_fleet.planning.profiles import Defaults
 from ollama_fleet.planning.remembered import kinds, remembered
 from ollama_fleet.planning.versions import Generation
@@ -29,8 +29,6 @@ _MOST_CHECKPOINTS: Final = 32
 _CPU_CACHE: Final = 512
 """MiB; a server without GPU has its models in the same memory."""
 _CPU_SHARE: Final = 8
-
-Shapes = Mapping[str, ModelShape]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ the reports of many agents cost the operator.
 
 import asyncio
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,10 @@ from aiohttp import web
 from benchmarks import agent_fleet
 from benchmarks.report import Report, Row, cpu_seconds
 from ollama_fleet.api.state import ModelPhase, ModelState, SidecarState
+from testbed.agent_process import agent_process
 from testbed.fakes.agent_api import AgentApi, pod
 from testbed.fakes.kubelet import FakeKubelet
-from testbed.fakes.nvml import GIB, Driver, Gpu, Process, environment, write
+from testbed.fakes.nvml import GIB, Driver, Gpu, Process, write
 from testbed.ports import free_ports
 
 _SECONDS: Final = {True: 25.0, False: 180.0}
@@ -71,11 +71,17 @@ async def _measure(seconds: float) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         given = {f"team/chat-{n}": [f"GPU-{n}"] for n in range(_PODS)}
+        driver = folder / "driver"
+        # Processes of the machine, so that their cgroups are read as on a node.
+        used = Process(os.getpid(), 30 * GIB)
+        write(driver, Driver(tuple(Gpu(f"GPU-{n}", used=30 * GIB, processes=(used,)) for n in range(_GPUS))))
         async with (
             AgentApi() as api,
             _sidecars() as port,
-            FakeKubelet(folder / "kubelet.sock", given),
-            _agent(folder, api.url, sidecar_port=port) as process,
+            FakeKubelet(folder / "kubelet.sock", given) as kubelet,
+            agent_process(
+                folder, api, kubelet, driver=driver, stderr=asyncio.subprocess.DEVNULL, sidecar_port=port
+            ) as (process, _),
         ):
             api.pods = [pod(f"chat-{n}", uid=str(n), ip=f"127.0.0.{n + 1}") for n in range(_PODS)]
             api.end_watches()
@@ -108,27 +114,6 @@ async def _sidecars() -> AsyncIterator[int]:
         yield port
     finally:
         await runner.cleanup()
-
-
-@asynccontextmanager
-async def _agent(folder: Path, url: str, *, sidecar_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    state, token = folder / "driver", folder / "token"
-    token.write_text("token")
-    # Processes of the machine, so that their cgroups are read as on a node.
-    used = Process(os.getpid(), 30 * GIB)
-    write(state, Driver(tuple(Gpu(f"GPU-{n}", used=30 * GIB, processes=(used,)) for n in range(_GPUS))))
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "ollama_fleet", "agent", "--node=node", "--bind=127.0.0.1", f"--port={port}"]
-    command += [f"--api-server={url}", f"--token-file={token}", f"--kubelet-socket={folder}/kubelet.sock"]
-    command += [f"--sidecar-port={sidecar_port}"]
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **environment(state)}, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def _rss_mib(pid: int) -> float:

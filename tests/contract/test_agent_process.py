@@ -1,12 +1,9 @@
 """The agent as a process of its own, with the fake driver library, against an API server and a kubelet of the test."""
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from testbed.agent_process import HOST_PIDS, agent_process, stand_in_proc
 from testbed.fakes.agent_api import AgentApi, pod
 from testbed.fakes.kubelet import FakeKubelet
-from testbed.fakes.nvml import GIB, Driver, Process, eight, environment, write
-from testbed.ports import free_ports
+from testbed.fakes.nvml import GIB, Driver, Process, eight, write
 
-NODE = "pid:[4026531836]"
-"""The node's own PID namespace."""
 UID = "0b5a3f4e-3c43-4e0e-9d3c-0a8f0c1d2e3f"
 
 
@@ -62,39 +57,19 @@ async def kubelet(tmp_path: Path) -> AsyncIterator[FakeKubelet]:
 
 @pytest.fixture
 async def agent(tmp_path: Path, kubelet: FakeKubelet, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
-    proc, state = tmp_path / "proc", tmp_path / "driver"
-    (proc / "self" / "ns").mkdir(parents=True)
-    (proc / "self" / "ns" / "pid").symlink_to(getattr(request, "param", NODE))
+    proc, state = stand_in_proc(tmp_path, pids=getattr(request, "param", HOST_PIDS)), tmp_path / "driver"
     (proc / "77").mkdir()
     (proc / "77" / "cgroup").write_text(f"0::/kubepods/burstable/pod{UID}/{'c' * 64}\n")
-    (proc / "meminfo").write_text("MemTotal: 131072000 kB\nMemAvailable: 65536000 kB\n")
-    (tmp_path / "token").write_text("secret-token")
     driver = eight(used=GIB)
     one = replace(driver.gpus[1], processes=(Process(77, GIB),))
     write(state, replace(driver, gpus=(driver.gpus[0], one, *driver.gpus[2:])))
-    (port,) = free_ports(1)
-    async with AgentApi() as api:
+    stderr = asyncio.subprocess.PIPE
+    async with (
+        AgentApi() as api,
+        agent_process(tmp_path, api, kubelet, driver=state, proc=proc, interval=0.2, stderr=stderr) as (process, port),
+    ):
         api.pods, api.list_seconds = [pod("chat-0", uid=UID)], 0.3
-        options = {
-            "node": "node-1",
-            "bind": "127.0.0.1",
-            "port": port,
-            "api-server": api.url,
-            "token-file": tmp_path / "token",
-            "kubelet-socket": kubelet.socket,
-            "proc": proc,
-            "interval": 0.2,
-        }
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ollama_fleet", "agent", *arguments),
-            env={**os.environ, **environment(state)},
-            stderr=asyncio.subprocess.PIPE,
-        )
         yield Running(api, state, proc, port, process)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def gpus(status: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import VERSIONS, Fleet, deployment, model_set
+from tests.e2e.conftest import VERSIONS, Fleet, deployment, made_namespace, model_set
 
 pytestmark = pytest.mark.e2e
 
@@ -26,6 +26,15 @@ def tokens(url: str, *, model: str = "chat", count: int = 8) -> Iterator[dict[st
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             yield json.loads(line)
+
+
+@pytest.fixture(scope="module")
+def served(fleet: Fleet) -> Iterator[str]:
+    """A namespace with a Ready OllamaDeployment that nobody changes."""
+    with made_namespace(fleet, "first-light") as name:
+        fleet.apply(model_set(fleet, name, CHAT), deployment(name))
+        fleet.wait_ready("chat", name)
+        yield name
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -50,29 +59,25 @@ def test_two_manifests_lead_to_a_model_that_answers(fleet: Fleet, namespace: str
     assert effective["OLLAMA_NUM_PARALLEL"]["value"] == "4"
 
 
-def test_the_columns_say_whether_it_is_ready_and_why_not(fleet: Fleet, namespace: str) -> None:
-    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
-    fleet.wait_ready("chat", namespace)
-    header, row = fleet.run("get", "od", "-n", namespace).splitlines()
+def test_the_columns_say_whether_it_is_ready_and_why_not(fleet: Fleet, served: str) -> None:
+    header, row = fleet.run("get", "od", "-n", served).splitlines()
     assert header.split() == ["NAME", "READY", "REASON", "SERVERS", "WARM", "VRAM", "AGE"]
     assert row.split()[:5] == ["chat", "True", "AllWarm", "1/1", "1/1"]
     assert len(row.split()) == 6, "without GPUs the column VRAM is empty"
-    header, row = fleet.run("get", "od", "-n", namespace, "-o", "wide").splitlines()
+    header, row = fleet.run("get", "od", "-n", served, "-o", "wide").splitlines()
     assert header.split()[7:] == ["VERSION", "ENDPOINT", "MESSAGE"]
     assert row.split()[6] == "0.32.3"
-    header, row = fleet.run("get", "mset", "-n", namespace).splitlines()
+    header, row = fleet.run("get", "mset", "-n", served).splitlines()
     assert header.split() == ["NAME", "READY", "REASON", "RESOLVED", "BYTES", "AGE"]
     assert row.split()[:4] == ["models", "True", "Resolved", "1/1"]
 
 
-def test_a_pod_takes_traffic_only_after_a_token_was_generated(fleet: Fleet, namespace: str) -> None:
-    fleet.apply(model_set(fleet, namespace, CHAT), deployment(namespace))
-    fleet.wait_ready("chat", namespace)
-    (pod,) = fleet.pods(namespace)
+def test_a_pod_takes_traffic_only_after_a_token_was_generated(fleet: Fleet, served: str) -> None:
+    (pod,) = fleet.pods(served)
     conditions = {entry["type"]: entry for entry in pod["status"]["conditions"]}
     gate = conditions["ollamafleet.io/vram-resident"]
     assert (gate["status"], gate["reason"], gate["message"]) == ("True", "Resident", "1/1 models in memory")
-    state = json.loads(fleet.run("get", "--raw", _admin(namespace, pod, "fleet/v1/state")))
+    state = json.loads(fleet.run("get", "--raw", _admin(served, pod, "fleet/v1/state")))
     (model,) = state["models"]
     assert model["phase"] == "Warm"
     assert model["loadSeconds"] > 0

@@ -1,9 +1,7 @@
 """What the agent reads of a real GPU, against what a process of the test takes of it."""
 
 import asyncio
-import contextlib
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,10 +13,10 @@ import pytest
 from benchmarks.report import cpu_seconds
 from ollama_fleet.agent.gpu import Device
 from ollama_fleet.agent.nvml import Nvml
+from testbed.agent_process import agent_process, stand_in_proc
 from testbed.fakes.agent_api import AgentApi, pod
 from testbed.fakes.kubelet import FakeKubelet
 from testbed.fakes.nvml import GIB, MIB
-from testbed.ports import free_ports
 from tests.gpu.conftest import Hold
 
 pytestmark = pytest.mark.gpu
@@ -76,30 +74,12 @@ def test_sensors_of_a_data_centre_gpu(nvml: Nvml) -> None:
 @pytest.fixture
 async def agent(nvml: Nvml, tmp_path: Path) -> AsyncIterator[tuple[AgentApi, Path, int]]:
     """The agent's process, the API server that it writes to, and the directory that is ``/proc`` for it."""
-    proc = tmp_path / "proc"
-    (proc / "self" / "ns").mkdir(parents=True)
-    (proc / "self" / "ns" / "pid").symlink_to("pid:[4026531836]")
-    (proc / "meminfo").write_text("MemTotal: 131072000 kB\nMemAvailable: 65536000 kB\n")
-    (tmp_path / "token").write_text("token")
-    (port,) = free_ports(1)
+    proc = stand_in_proc(tmp_path)
     given = {"team/chat-0": [device(nvml).uuid]}
     async with FakeKubelet(tmp_path / "kubelet.sock", given) as kubelet, AgentApi() as api:
         api.pods = [pod("chat-0", uid=UID)]
-        options = {
-            "node": "node-1",
-            "bind": "127.0.0.1",
-            "port": port,
-            "api-server": api.url,
-            "token-file": tmp_path / "token",
-            "kubelet-socket": kubelet.socket,
-            "proc": proc,
-        }
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ollama_fleet", "agent", *arguments)
-        yield api, proc, process.pid
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        async with agent_process(tmp_path, api, kubelet, proc=proc) as (process, _):
+            yield api, proc, process.pid
 
 
 async def until(api: AgentApi, holds: Callable[[dict[str, Any]], bool], *, seconds: float = 10.0) -> dict[str, Any]:

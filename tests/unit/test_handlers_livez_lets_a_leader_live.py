@@ -1,7 +1,6 @@
 """``/livez`` answers 503 where a restart helps, and nowhere else."""
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube.transport import Json
 from ollama_fleet.telemetry.health import Health, Heartbeat
 from ollama_fleet.telemetry.http import HttpServer
+from tests.support.stand_in_api import stand_in_api
 
 
 class Api:
@@ -47,20 +47,8 @@ class Api:
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     api = Api()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", api.serve)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    config = {
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
-    yield api
-    await runner.cleanup()
+    async with stand_in_api(api.serve, tmp_path / "kubeconfig"):
+        yield api
 
 
 async def test_a_leader_whose_caches_do_not_fill_is_alive_and_not_ready(

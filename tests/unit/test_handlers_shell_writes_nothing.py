@@ -20,6 +20,7 @@ from ollama_fleet.handlers.shell import run_shell
 from ollama_fleet.kube.kinds import Kind
 from ollama_fleet.kube.transport import Credentials
 from ollama_fleet.telemetry.health import Heartbeat
+from tests.support.stand_in_api import stand_in_api, write_kubeconfig
 
 GROUP = "ollamafleet.io"
 
@@ -78,7 +79,7 @@ def test_nothing_of_kopf_s_own_is_stored() -> None:
 
 async def test_logging_in_again_is_slow_and_never_equal(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
-    write_kubeconfig(path, 1)
+    write_kubeconfig(path, "http://127.0.0.1:1")
     now = 0.0
     slept: list[float] = []
 
@@ -97,7 +98,7 @@ async def test_logging_in_again_is_slow_and_never_equal(tmp_path: Path) -> None:
 async def test_kopf_goes_through_the_same_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "")
-    write_kubeconfig(tmp_path / "kubeconfig", 1)
+    write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
     assert (await Login(Credentials(kubeconfig=str(tmp_path / "kubeconfig")))()).proxy_url == "http://proxy:3128"
 
 
@@ -108,19 +109,6 @@ def test_the_handlers_need_no_finalizer_and_no_patch() -> None:
     assert len(registry._watching.get_all_handlers()) == 2
     for other in (registry._changing, registry._spawning, registry._indexing, registry._webhooks):
         assert list(other.get_all_handlers()) == []
-
-
-def write_kubeconfig(path: Path, port: int) -> None:
-    path.write_text(
-        json.dumps(
-            {
-                "current-context": "c",
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            }
-        )
-    )
 
 
 class Heart(Heartbeat):
@@ -202,15 +190,9 @@ def resource(plural: str, kind: str) -> dict[str, Any]:
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     api = Api()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", api.serve)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    write_kubeconfig(tmp_path / "kubeconfig", runner.addresses[0][1])
     api.kubeconfig = str(tmp_path / "kubeconfig")
-    yield api
-    await runner.cleanup()
+    async with stand_in_api(api.serve, tmp_path / "kubeconfig"):
+        yield api
 
 
 async def test_events_become_keys_in_the_caller_s_loop_and_our_tasks_survive_kopf(api: Api) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from ollama_fleet.kube import errors, transport
 from ollama_fleet.kube.client import KubeClient
 from ollama_fleet.kube.kinds import CONFIG_MAP, DEPLOYMENT, NODE, Kind
 from ollama_fleet.kube.transport import Credentials, Json, Transport
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from tests.support.stand_in_api import Handler, stand_in_api, write_kubeconfig
 
 
 class Api:
@@ -26,7 +25,7 @@ class Api:
         self.requests: list[tuple[str, str, Any]] = []
         self.observed: list[tuple[str, str, str]] = []
         self.kubeconfig = kubeconfig
-        self.port = 0
+        self.url = ""
         self.client: KubeClient
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -35,7 +34,7 @@ class Api:
         return await self.handler(request)
 
     def write_token(self, token: str) -> None:
-        self.kubeconfig.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{self.port}", token)))
+        write_kubeconfig(self.kubeconfig, self.url, token=token)
 
     def answer(self, *answers: tuple[int, Any], headers: dict[str, str] | None = None) -> None:
         """Give the answers one after the other."""
@@ -52,15 +51,6 @@ class Api:
         return web.json_response(status_of("NotFound"), status=404)
 
 
-def kubeconfig(server: str, token: str) -> Json:
-    return {
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }
-
-
 def status_of(reason: str, message: str = "", **details: Any) -> Json:
     return {"kind": "Status", "reason": reason, "message": message, "details": details}
 
@@ -68,21 +58,14 @@ def status_of(reason: str, message: str = "", **details: Any) -> Json:
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     api = Api(tmp_path / "kubeconfig")
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", api.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    api.port = runner.addresses[0][1]
-    api.write_token("first")
-    credentials = Credentials(kubeconfig=str(api.kubeconfig))
-    await credentials.load()
-    connection = Transport(credentials, on_request=lambda *seen: api.observed.append(seen[:3]), max_body=1000)
-    api.client = KubeClient(connection, timeout=5)
-    yield api
-    await api.client.close()
-    await runner.cleanup()
+    async with stand_in_api(api.serve, api.kubeconfig) as api.url:
+        api.write_token("first")
+        credentials = Credentials(kubeconfig=str(api.kubeconfig))
+        await credentials.load()
+        connection = Transport(credentials, on_request=lambda *seen: api.observed.append(seen[:3]), max_body=1000)
+        api.client = KubeClient(connection, timeout=5)
+        yield api
+        await api.client.close()
 
 
 async def test_an_absent_object_is_none(api: Api) -> None:
@@ -382,7 +365,7 @@ async def test_the_environment_s_proxy_is_looked_up_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exempt: str, expected: str | None
 ) -> None:
     config = tmp_path / "kubeconfig"
-    config.write_text(json.dumps(kubeconfig("https://localhost:6443", "t")))
+    write_kubeconfig(config, "https://localhost:6443")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", exempt)
     credentials = Credentials(kubeconfig=str(config))

@@ -76,6 +76,23 @@ async def test_a_server_that_is_placed_keeps_its_required_affinity_and_the_gates
     assert narrowed == [{**term, "matchFields": [field]} for term in terms]
 
 
+async def test_a_server_that_may_go_to_nodes_by_name_goes_to_one_of_them() -> None:
+    bench = Placing()
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in ("n2", "n3")]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    await bench.wait("p1", "p2", nodes=("n1", "n2", "n3"), placement={"affinity": {"nodeAffinity": required}})
+    assert set(bench.jobs) == {"n2", "n3"}, "a server that still has the choice is on neither node"
+    bench.finish(bench.jobs["n3"])
+    await bench.look()
+    (placed,) = [pod for pod in bench.server.of_kind("Pod") if "schedulingGates" not in pod["spec"]]
+    narrowed = placed["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    # What was there stays, in its place: the API server takes additions alone.
+    assert narrowed["nodeSelectorTerms"] == [
+        {"matchFields": [*term["matchFields"], {"key": "metadata.name", "operator": "In", "values": ["n3"]}]}
+        for term in terms
+    ]
+
+
 async def test_a_node_whose_cache_cannot_be_filled_is_left_for_another() -> None:
     bench = Placing()
     await bench.wait("p1")

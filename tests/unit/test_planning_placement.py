@@ -68,6 +68,26 @@ def test_numbers_compare_as_numbers() -> None:
     assert choose(demand(terms=terms), nodes, {}) == "large"
 
 
+def named(*names: str, operator: str = "In") -> dict[str, Any]:
+    return {"matchFields": [{"key": "metadata.name", "operator": operator, "values": [name]} for name in names]}
+
+
+def test_a_term_may_name_nodes() -> None:
+    nodes = [node("a"), node("b"), node("c", labels={"zone": "x"})]
+    assert choose(demand(terms=[named("b")]), nodes, {}) == "b"
+    assert choose(demand(terms=[named("c"), named("b")]), nodes, {}) == "b"
+    assert choose(demand(terms=[named("a", operator="NotIn")]), nodes, {}) == "b"
+    assert choose(demand(terms=[named("b", "c")]), nodes, {}) is None, "all fields of a term must hold"
+    zone = {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}
+    assert choose(demand(terms=[zone | named("a")]), nodes, {}) is None
+    assert choose(demand(terms=[zone | named("c")]), nodes, {}) == "c"
+
+
+def test_a_term_that_asks_for_nothing_takes_no_node_as_with_the_scheduler() -> None:
+    assert choose(demand(terms=[{}]), [node("a")], {}) is None
+    assert choose(demand(terms=[{}, named("a")]), [node("a")], {}) == "a"
+
+
 def test_one_of_several_terms_is_enough_and_the_selector_always_counts() -> None:
     terms = [{"matchExpressions": [{"key": key, "operator": "Exists"}]} for key in ("one", "two")]
     assert choose(demand(terms=terms), [node("a", labels={"two": ""})], {}) == "a"

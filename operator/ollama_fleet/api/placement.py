@@ -29,6 +29,8 @@ class NodeSelectorTerm(Open):
 
     match_expressions: list[dict[str, Any]] | None = Field(default=None, max_length=64, json_schema_extra=list_atomic())
     """Requirements on labels of the node."""
+    match_fields: list[dict[str, Any]] | None = Field(default=None, max_length=64, json_schema_extra=list_atomic())
+    """Requirements on the name of the node."""
 
 
 class NodeSelector(Open):

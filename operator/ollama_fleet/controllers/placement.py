@@ -23,8 +23,9 @@ from ollama_fleet.controllers.pods import ended
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.manifests.names import Owner
+from ollama_fleet.manifests.pod import node_affinity
 from ollama_fleet.manifests.prepull import job_name, pin, prepull_job
-from ollama_fleet.planning.placement import Amounts, Demand, Load, NodeView, choose
+from ollama_fleet.planning.placement import Amounts, Demand, Load, NodeView, choose, required_terms
 from ollama_fleet.planning.plan import Group
 from ollama_fleet.planning.quantities import parse_quantity
 
@@ -95,7 +96,7 @@ class Placer:
         raw = self.caches.pods.get(at.live["metadata"]["namespace"], pod)
         if raw is None:
             return
-        demand = _demand(raw, at.group)
+        demand = _demand(raw, at.group, raw["spec"].get("affinity"))
         node = self._choose(at, demand)
         if node is None:
             # Node autoscalers act on pods that the scheduler could not place: a gated one is none.
@@ -116,8 +117,8 @@ class Placer:
         node = _destination(raw) if raw else None
         if raw is None or node is None or not self.pins.overdue(raw["metadata"]["uid"], now=self.now()):
             return
-        other = self._choose(at, _demand(raw, at.group), but=node)
-        if other is None:
+        # By the group's affinity: the pod's own names the node.
+        if self._choose(at, _demand(raw, at.group, node_affinity(at.group)), but=node) is None:
             return
         self.pins.leave_out(at.server, node, now=self.now())
         metadata = raw["metadata"]
@@ -195,34 +196,38 @@ def _failed(job: JobView) -> float:
     return job.failed_at.timestamp() if job.failed_at and job.reason is Reason.CONTAINER_CRASHING else 0.0
 
 
-def _demand(pod: Object, group: Group) -> Demand:
+def _demand(pod: Object, group: Group, affinity: Mapping[str, Any] | None) -> Demand:
     return Demand(
         requests=room.requests(pod),
         selector=group.placement.node_selector or {},
         tolerations=group.placement.tolerations or (),
-        terms=_required(pod).get("nodeSelectorTerms", ()),
+        terms=required_terms(affinity),
     )
 
 
 def _pinned(pod: Object, node: str) -> dict[str, Any]:
     """The pod's required affinity with the node added to each alternative: it may only be narrowed."""
     (only,) = pin(node)["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    terms = [{**term, **only} for term in _required(pod).get("nodeSelectorTerms") or [{}]]
+    terms = [
+        {**term, "matchFields": [*term.get("matchFields", ()), *only["matchFields"]]}
+        for term in required_terms(pod["spec"].get("affinity")) or [{}]
+    ]
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-
-
-def _required(pod: Object) -> Mapping[str, Any]:
-    affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
-    found: Mapping[str, Any] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
-    return found
 
 
 def _destination(pod: Object) -> str | None:
     """The node that a pod is on, or the only one that it may go to: the scheduler takes a while to say so."""
-    fields = (field for term in _required(pod).get("nodeSelectorTerms", ()) for field in term.get("matchFields", ()))
-    pinned = (field["values"][0] for field in fields if field["operator"] == "In")
-    node: str | None = pod["spec"].get("nodeName") or next(pinned, None)
-    return node
+    bound: str | None = pod["spec"].get("nodeName")
+    if bound:
+        return bound
+    named = {_named(term) for term in required_terms(pod["spec"].get("affinity"))}
+    return named.pop() if len(named) == 1 else None
+
+
+def _named(term: Mapping[str, Any]) -> str | None:
+    """The node that a term names, the last of them being ours; None when it leaves a choice."""
+    nodes = [field["values"][0] for field in term.get("matchFields", ()) if field["operator"] == "In"]
+    return nodes[-1] if nodes else None
 
 
 def node_view(node: Object) -> NodeView:

@@ -7,6 +7,7 @@ from typing import Any
 from ollama_fleet.api import names
 from ollama_fleet.api.reasons import Reason
 from ollama_fleet.manifests.rollout import environment_of
+from ollama_fleet.planning.placement import required_terms
 
 _IMAGE_TROUBLE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _START_TROUBLE = frozenset(
@@ -159,12 +160,9 @@ def _devices_asked(spec: Mapping[str, Any]) -> str:
     """What the scheduler leaves out: it says that no label fits, and not which was asked for."""
     devices = _devices(spec)
     domains = {resource.partition("/")[0] for resource in devices}
-    affinity = (
-        spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
-    )
     wanted = {
         f"{demand['key']} {demand['operator']} {' or '.join(demand.get('values', ()))}"
-        for term in affinity.get("nodeSelectorTerms", ())
+        for term in required_terms(spec.get("affinity"))
         for demand in term.get("matchExpressions", ())
         if demand["key"].partition("/")[0] in domains
     }

@@ -5,13 +5,13 @@ off; a GPU that is sick, or that the kubelet gave to somebody else, does not cou
 nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from ollama_fleet.api.ollamadeployment import GPUSpec, OllamaDeploymentSpec, PlacementSpec
-from ollama_fleet.planning.placement import Demand, GPUView, NodeView, admits
+from ollama_fleet.planning.placement import Demand, GPUView, NodeView, admits, required_terms
 from ollama_fleet.planning.quantities import mebibytes
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
@@ -185,15 +185,6 @@ def _suits(gpu: GPUSpec, node: NodeView, least: int, products: Sequence[str]) ->
     return not least or (memory.isdigit() and int(memory) >= least)
 
 
-def node_terms(placement: PlacementSpec) -> Sequence[Mapping[str, Any]]:
-    """Of the required node affinity."""
-    affinity = (placement.affinity or {}).get("nodeAffinity", {})
-    found: Sequence[Mapping[str, Any]] = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get(
-        "nodeSelectorTerms", ()
-    )
-    return found
-
-
 def _demand(placement: PlacementSpec, gpu: GPUSpec) -> Demand:
     resource = gpu.resource_name or GPU_RESOURCE
     return Demand(
@@ -201,5 +192,5 @@ def _demand(placement: PlacementSpec, gpu: GPUSpec) -> Demand:
         selector=placement.node_selector or {},
         # Nodes with GPUs are often tainted with the resource's name, which its pods tolerate by an admission plugin.
         tolerations=[*(placement.tolerations or ()), {"key": resource, "operator": "Exists"}],
-        terms=node_terms(placement),
+        terms=required_terms(placement.affinity),
     )

@@ -69,6 +69,13 @@ class Load:
     """When it could not take the models, in seconds; 0.0: nothing says that it cannot."""
 
 
+def required_terms(affinity: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
+    """Of an affinity's required part about nodes; one of them must hold where there are any."""
+    required = (affinity or {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    found: Sequence[Mapping[str, Any]] = required.get("nodeSelectorTerms", ())
+    return found
+
+
 def choose(demand: Demand, nodes: Iterable[NodeView], loads: Mapping[str, Load]) -> str | None:
     """The best node: filled caches first, then few servers of the group, then by name. None when none fits.
 
@@ -96,7 +103,7 @@ def _fits(demand: Demand, node: NodeView, load: Load) -> bool:
 def _suits(demand: Demand, node: NodeView) -> bool:
     return (
         all(node.labels.get(key) == value for key, value in demand.selector.items())
-        and (not demand.terms or any(_term_holds(term, node.labels) for term in demand.terms))
+        and (not demand.terms or any(_term_holds(term, node) for term in demand.terms))
         and all(_tolerated(taint, demand.tolerations) for taint in node.taints)
     )
 
@@ -108,8 +115,12 @@ def _has_room(demand: Demand, node: NodeView, load: Load) -> bool:
     )
 
 
-def _term_holds(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    return all(_expression_holds(expression, labels) for expression in term.get("matchExpressions", ()))
+def _term_holds(term: Mapping[str, Any], node: NodeView) -> bool:
+    """All of it holds. A term that asks for nothing takes no node."""
+    expressions, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
+    asked = [(expression, node.labels) for expression in expressions]
+    asked += [(field, {"metadata.name": node.name}) for field in fields]
+    return bool(asked) and all(_expression_holds(expression, values) for expression, values in asked)
 
 
 _OPERATORS: Final[dict[str, Callable[[str | None, Sequence[str]], bool]]] = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ollama_fleet.api.group import GroupModel
 from ollama_fleet.api.ollamadeployment import OllamaDeploymentSpec, PlacementSpec, TuningSpec
 from ollama_fleet.planning.footprints import Mode, batch_of
-from ollama_fleet.planning.inventory import least_memory, node_terms, product_values
+from ollama_fleet.planning.inventory import least_memory, product_values
+from ollama_fleet.planning.placement import required_terms
 from ollama_fleet.planning.quantities import parse_bytes
 from ollama_fleet.planning.request import PreviousGroup
 from ollama_fleet.planning.versions import Generation, Version
@@ -106,7 +107,7 @@ def sized_for(spec: OllamaDeploymentSpec) -> str:
         [
             [gpu.resource_name, least_memory(gpu), sorted(product_values(gpu))] if gpu else None,
             parse_bytes(cpu.memory) if cpu else None,
-            [placement.node_selector or {}, node_terms(placement)],
+            [placement.node_selector or {}, required_terms(placement.affinity)],
             [tuning.flash_attention is not False, parse_bytes(tuning.gpu_overhead) if tuning.gpu_overhead else None],
         ],
         sort_keys=True,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ollama_fleet.api.group import GroupModel
@@ -266,6 +267,58 @@ async def test_a_model_that_leaves_gets_no_new_requests_and_takes_nothing_out_of
     assert await bench.apply(bench.model("chat"))
     assert (await bench.sidecar.post("/api/generate", ask)).status_code == 404
     assert (bench.sidecar.phases(), bench.loads()) == ({"chat": WARM}, ["chat", "large"])
+
+
+async def test_a_stream_has_the_drain_time_to_end_when_its_model_leaves(bench: Bench) -> None:
+    """Or one that never ends would hold back the new configuration for good, and its model with it."""
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.warm("chat", "large")
+    bench.ollama.behaviour.hang_after_tokens = 1
+    streams = bench.sidecar.data.stream
+    chat, large = ({"model": name, "prompt": "x"} for name in ("chat", "large"))
+    async with (
+        streams("POST", "/api/generate", json=chat) as other,
+        streams("POST", "/api/generate", json=large) as cut,
+    ):
+        lines, others = cut.aiter_lines(), other.aiter_lines()
+        assert await anext(lines)
+        assert await anext(others)
+        assert not await bench.apply(bench.model("chat"), drain_seconds=60)
+        bench.clock.now += 59
+        assert not await bench.apply(bench.model("chat"), drain_seconds=60)
+        assert len(bench.sidecar.board.slots["large"].running) == 1
+        bench.clock.now += 1
+        assert not await bench.apply(bench.model("chat"), drain_seconds=60)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await anext(lines)
+        await bench.until_loaded("chat")
+        assert await bench.apply(bench.model("chat"), drain_seconds=60)
+        assert len(bench.sidecar.board.slots["chat"].running) == 1, "streams of models that stay go on"
+
+
+async def test_a_model_that_leaves_later_has_the_whole_drain_time(bench: Bench) -> None:
+    await bench.apply(bench.model("chat"), bench.model("large", "chat-large"))
+    await bench.sidecar.warm("chat", "large")
+    bench.ollama.behaviour.hang_after_tokens = 1
+    streams = bench.sidecar.data.stream
+    async with streams("POST", "/api/generate", json={"model": "chat", "prompt": "x"}) as second:
+        async with streams("POST", "/api/generate", json={"model": "large", "prompt": "x"}) as first:
+            # Kept: a stream is closed with the iterator over its lines.
+            lines = first.aiter_lines(), second.aiter_lines()
+            assert all([await anext(one) for one in lines])
+            assert not await bench.apply(bench.model("chat"), drain_seconds=60)
+            bench.clock.now += 59
+            assert not await bench.apply(drain_seconds=60)
+            bench.clock.now += 59
+            assert not await bench.apply(drain_seconds=60)
+            running = {name: len(slots.running) for name, slots in bench.sidecar.board.slots.items()}
+            assert running == {"chat": 1, "large": 0}
+        await bench.until_loaded("chat")
+        # Wanted again for a moment: then it leaves anew.
+        assert await bench.apply(bench.model("chat"), drain_seconds=60)
+        bench.clock.now += 59
+        assert not await bench.apply(drain_seconds=60)
+        assert len(bench.sidecar.board.slots["chat"].running) == 1
 
 
 async def test_a_model_that_is_wanted_again_while_it_leaves_is_open_again(bench: Bench) -> None:

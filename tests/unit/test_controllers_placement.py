@@ -93,6 +93,17 @@ async def test_a_server_that_may_go_to_nodes_by_name_goes_to_one_of_them() -> No
     ]
 
 
+async def test_a_server_that_may_go_to_one_node_only_takes_no_room_from_itself() -> None:
+    bench = Placing()
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    await bench.wait("p1", placement={"affinity": {"nodeAffinity": required}})
+    assert set(bench.jobs) == {"n2"}
+    bench.finish(bench.jobs["n2"])
+    await bench.look()
+    assert bench.placed() == {"p1": "n2"}
+
+
 async def test_a_node_whose_cache_cannot_be_filled_is_left_for_another() -> None:
     bench = Placing()
     await bench.wait("p1")

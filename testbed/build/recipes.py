@@ -1,4 +1,4 @@
-"""All recipes. The minutes are those of a cold build on two cores with nothing beside it."""
+"""All recipes. The minutes are those of a cold ``prepare`` on two cores."""
 
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def _recipes() -> tuple[Recipe, ...]:
     kubernetes = (
         Recipe(
             f"kubernetes-{minor}",
-            6,
+            12,
             _module("kubernetes", "" if minor == KUBERNETES else f"-{minor}"),
             partial(_kubernetes, minor),
         )
@@ -72,8 +72,8 @@ def _recipes() -> tuple[Recipe, ...]:
     return (
         *kubernetes,
         *tools,
-        Recipe("llama-cpp", 6, (here, MODELS_TOGETHER), llama_cpp),
-        Recipe("ollama-0.24.0", 4, (*_module("ollama-0.24.0"), here), in_process),
+        Recipe("llama-cpp", 8, (here, MODELS_TOGETHER), llama_cpp),
+        Recipe("ollama-0.24.0", 5, (*_module("ollama-0.24.0"), here), in_process),
         Recipe("ollama-0.32.3", 2, (*_module("ollama-0.32.3"), here, MODELS_TOGETHER), llama_server),
         Recipe("fake-nvml", 1, (SOURCE, SOURCE.parents[2] / "build" / "fake_nvml.py"), fake_nvml),
     )

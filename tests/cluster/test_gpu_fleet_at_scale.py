@@ -1,4 +1,4 @@
-"""100 GPU nodes with simulated agents: gates, rollouts and demotions on a real control plane."""
+"""50 GPU nodes with simulated agents: gates, rollouts and demotions on a real control plane."""
 
 import asyncio
 import time
@@ -14,10 +14,10 @@ from tests.support.gpu_fleet import GIB, GpuFleet, gpu_fleet
 
 pytestmark = pytest.mark.cluster
 
-NODES = [f"gpu-{number:03}" for number in range(100)]
+NODES = [f"gpu-{number:03}" for number in range(50)]
 CARDS = {node: tuple(Card(f"GPU-{node}-{card}") for card in range(2)) for node in NODES}
 DEPLOYMENTS = [f"fleet-{number}" for number in range(10)]
-REPLICAS = 10
+REPLICAS = 5
 BROKEN = frozenset(NODES[::5])
 
 
@@ -49,21 +49,20 @@ def all_ready(fleet: GpuFleet) -> bool:
     return all(ready(fleet, name) == len(fleet.pods_of(name)) == REPLICAS for name in DEPLOYMENTS)
 
 
-@pytest.mark.timeout(1200)
-async def test_a_hundred_servers_open_roll_out_and_leave_service_with_their_gpus(fleet: GpuFleet) -> None:
+async def test_fifty_servers_open_roll_out_and_leave_service_with_their_gpus(fleet: GpuFleet) -> None:
     fleet.sidecars.sizes["chat"] = GIB
     await fleet.model_set("chat", {"name": "chat", "contextLength": 2048})
     started = time.monotonic()
     for name in DEPLOYMENTS:
         await fleet.deployment(name, modelSets=[{"name": "chat"}], replicas=REPLICAS)
     await fleet.wait(lambda: all_ready(fleet), lambda: "not all are ready", seconds=180)
-    print(f"100 servers on 100 nodes: all gates open {time.monotonic() - started:.1f} s after apply")
+    print(f"50 servers on 50 nodes: all gates open {time.monotonic() - started:.1f} s after apply")
 
     before = {pod["metadata"]["uid"] for name in DEPLOYMENTS for pod in fleet.pods_of(name)}
     started = time.monotonic()
     for name in DEPLOYMENTS:
         await fleet.deployment(name, modelSets=[{"name": "chat"}], replicas=REPLICAS, tuning={"maxQueue": 100})
-    least = await rolled_out(fleet, before, seconds=400)
+    least = await rolled_out(fleet, before, seconds=300)
     print(f"rollout of all: {time.monotonic() - started:.1f} s, never fewer than {least} of {REPLICAS} ready")
     assert least == REPLICAS
 
@@ -76,7 +75,7 @@ async def test_a_hundred_servers_open_roll_out_and_leave_service_with_their_gpus
     for pod in hit:
         await fleet.wait_gate(pod, "False", "GPUUnhealthy")
     seconds = time.monotonic() - started
-    print(f"GPUs of 20 nodes lost: {len(hit)} gates close within {seconds:.1f} s")
+    print(f"GPUs of {len(BROKEN)} nodes lost: {len(hit)} gates close within {seconds:.1f} s")
     assert seconds < 10
     spared = [pod for pod in pods if pod["spec"]["nodeName"] not in BROKEN]
     assert {fleet.gate(pod)["status"] for pod in spared} == {"True"}

@@ -17,7 +17,7 @@ down: .venv/.installed ## Remove the demo's cluster and everything it made on th
 	@$(PY) -m testbed.demo --down
 
 test: clean-steps .venv/.installed ## Run every test; compiles what it needs on the first run
-	@scripts/beside prepare lint && scripts/beside test-e2e test-unit,test-contract,test-cluster || { scripts/step-table; exit 1; }
+	@scripts/beside prepare && scripts/beside test-e2e lint,test-unit,test-contract,test-cluster || { scripts/step-table; exit 1; }
 	@scripts/step-table
 
 prepare: .venv/.installed ## Compile what the tests run, where no cache has it

@@ -19,7 +19,7 @@ from ollama_fleet.controllers.children import Children
 from ollama_fleet.controllers.jobs import JobView
 from ollama_fleet.controllers.observation import ObservedGroup
 from ollama_fleet.controllers.pins import Pins
-from ollama_fleet.controllers.pods import ended
+from ollama_fleet.controllers.pods import ended, scheduling_gated
 from ollama_fleet.kube import errors, kinds
 from ollama_fleet.kube.client import MERGE_PATCH, KubeClient
 from ollama_fleet.manifests.names import Owner
@@ -218,15 +218,10 @@ def _pinned(pod: Object, node: str) -> dict[str, Any]:
 def _destination(pod: Object) -> str | None:
     """The node that a pod is on, or the only one that it may go to: the scheduler takes a while to say so."""
     bound: str | None = pod["spec"].get("nodeName")
-    if bound or _gated(pod):
+    if bound or scheduling_gated(pod):
         return bound
     named = {_named(term) for term in required_terms(pod["spec"].get("affinity"))}
     return named.pop() if len(named) == 1 else None
-
-
-def _gated(pod: Object) -> bool:
-    """Whether it was not placed yet, wherever its user lets it go."""
-    return any(gate["name"] == names.SCHEDULING_GATE for gate in pod["spec"].get("schedulingGates", ()))
 
 
 def _named(term: Mapping[str, Any]) -> str | None:

@@ -87,7 +87,7 @@ def view(pod: Mapping[str, Any]) -> PodView:
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
         deleting="deletionTimestamp" in metadata,
-        scheduling_gated=any(g["name"] == names.SCHEDULING_GATE for g in spec.get("schedulingGates", ())),
+        scheduling_gated=scheduling_gated(pod),
         puller_running=_running(containers.get(names.CONTAINER_PULLER, {})),
         sidecar_running=_running(containers.get(names.CONTAINER_SIDECAR, {})),
         ollama_ready=bool(ollama.get("ready")),
@@ -100,6 +100,11 @@ def view(pod: Mapping[str, Any]) -> PodView:
         gate_message=gate.get("message", ""),
         wants_gpus=_wants_devices(spec),
     )
+
+
+def scheduling_gated(pod: Mapping[str, Any]) -> bool:
+    """Whether the operator has not placed it yet, wherever its user lets it go."""
+    return any(gate["name"] == names.SCHEDULING_GATE for gate in pod.get("spec", {}).get("schedulingGates", ()))
 
 
 def ended(pod: Mapping[str, Any]) -> bool:

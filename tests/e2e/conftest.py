@@ -253,6 +253,8 @@ def made_namespace(fleet: Fleet, test: str) -> Iterator[str]:
     finally:
         # What a failed test leaves would take the room of the tests after it.
         fleet.run("delete", "namespace", name, "--wait=false")
+        # A drain that finds a pod of it unmarked is refused the eviction until the namespace is gone, minutes later.
+        fleet.wait(f"pods of {name} go", lambda: not fleet.pods(name))
 
 
 @pytest.fixture

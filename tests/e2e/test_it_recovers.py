@@ -272,8 +272,8 @@ def test_quota_is_named(fleet: Fleet, namespace: str) -> None:
 def test_a_drained_node_gives_its_pods_to_the_other(fleet: Fleet, chat: str) -> None:
     (pod,) = fleet.pods(chat)
     node = pod["spec"]["nodeName"]
-    fleet.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
     try:
+        fleet.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
         print(f"node drained: ready after {fleet.wait_ready('chat', chat):.1f} s")
         assert {pod["spec"]["nodeName"] for pod in fleet.pods(chat)} != {node}
     finally:

@@ -198,5 +198,3 @@ async def gpu_fleet(
         if report is not None:
             await client.delete(kinds.NODE_VRAM_REPORT, None, node, uid=report["metadata"]["uid"])
     await client.close()
-    # Connections that were cut off are closed in the loop's next turns.
-    await asyncio.sleep(0.25)

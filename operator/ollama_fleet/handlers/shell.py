@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 10.0
+_GOODBYE_SECONDS: Final = 0.25
+"""As in https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown"""
 
 
 async def run_shell(
@@ -137,6 +139,8 @@ class _Shell:
             )
         finally:
             pulse.cancel()
+            # kopf waits for no goodbye of TLS; a loop that ends before it leaves the sockets to the garbage collector.
+            await asyncio.sleep(_GOODBYE_SECONDS)
 
     async def _pulse(self) -> None:
         while True:

@@ -6,6 +6,7 @@ The generated API classes and models are left out: they cost CPU per call and kn
 import asyncio
 import os
 import ssl
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -30,6 +31,8 @@ MAX_BODY: Final = 64 * 2**20
 """Bytes of one response: a page of 500 large objects fits, a runaway does not."""
 CONNECT_TIMEOUT: Final = 10.0
 USER_AGENT: Final = "ollama-fleet"
+LEAVES_TLS_OPEN: Final = sys.version_info < (3, 12, 8) or (3, 13, 0) <= sys.version_info < (3, 13, 1)
+"""Whether aiohttp aborts what asyncio fails to close (https://github.com/python/cpython/pull/118960); else it warns."""
 
 
 class Credentials:
@@ -85,6 +88,12 @@ def _proxy_of(host: str) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
+class _Rest(RESTClientObject):
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        # An interrupted connection is closed by a handshake, which a path that went dead never ends.
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, enable_cleanup_closed=LEAVES_TLS_OPEN)
+
+
 class Transport:
     """Sends requests; turns every failure into an error of :mod:`ollama_fleet.kube.errors`."""
 
@@ -98,7 +107,7 @@ class Transport:
     ) -> None:
         """``credentials`` must be loaded."""
         self._credentials = credentials
-        self._rest = RESTClientObject(credentials.configuration)
+        self._rest = _Rest(credentials.configuration)
         self._on_request = on_request
         self._max_body = max_body
         self._clock = clock

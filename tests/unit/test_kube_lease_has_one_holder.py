@@ -227,6 +227,42 @@ async def test_released_it_goes_to_the_next_at_once() -> None:
     assert await one.hold(), "who released it does not hold it"
 
 
+@pytest.mark.parametrize("stored", ["before the release", "in the midst of it"])
+async def test_a_renewal_that_was_broken_off_does_not_keep_the_next_waiting(stored: str) -> None:
+    server, one, two = pair()
+    await one.acquire()
+    assert not await two.acquire(steps=1)
+
+    def late(verb: str) -> None:
+        if verb == "replace":
+            one.client.fault = lambda _: None
+            renew()
+
+    def renew() -> None:
+        assert server.lease is not None
+        server.write(server.lease)
+
+    if stored == "before the release":
+        renew()
+    else:
+        one.client.fault = late
+    await one.election.release()
+    before = two.now
+    assert await two.acquire()
+    assert two.now == before
+
+
+async def test_one_stopped_while_it_takes_the_lease_gives_it_back() -> None:
+    server, one, two = pair()
+    # The answer to the write never comes.
+    one.client.fault = lambda verb: "after" if verb == "create" else None
+    assert not await one.acquire(steps=1)
+    assert server.holder == "one"
+    await one.election.release()
+    assert await two.acquire(steps=1)
+    assert two.now == 0
+
+
 async def test_who_comes_back_under_its_name_has_it_at_once() -> None:
     server, one, _ = pair()
     await one.acquire()

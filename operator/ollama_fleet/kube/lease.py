@@ -99,15 +99,22 @@ class Election:
         self.renewed_at = None
 
     async def release(self) -> None:
-        """Let the next candidate in at once, if the Lease is held."""
-        if self.renewed_at is None or self._lease is None:
-            return
+        """Let the next candidate in at once, if this one has the Lease; a write that was broken off may be stored."""
         self.renewed_at = None
-        spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
-            await self._client.replace({**self._lease, "spec": spec})
+            try:
+                await self._give_back()
+            except errors.Conflict:
+                # That write was stored between the question and the answer.
+                await self._give_back()
         except errors.KubeError as error:
             logger.warning("the lease was not released", extra={"error": str(error)})
+
+    async def _give_back(self) -> None:
+        lease = await self._observe()
+        if lease is not None and _holder(lease) == self.identity:
+            spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+            await self._client.replace({**lease, "spec": spec})
 
     async def _attempt(self) -> bool:
         """Take or renew once; True if the Lease is held now."""

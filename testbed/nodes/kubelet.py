@@ -42,7 +42,11 @@ def start_proxy(node: Node, cluster: ControlPlane, processes: Processes) -> None
     user = _user(cluster, "system:kube-proxy", group="system:node-proxiers")
     kubeconfig, config = directory / "kubeconfig", directory / "config.yaml"
     write_kubeconfig(kubeconfig, server=cluster.url, ca=cluster.certificates.ca, user=user)
-    config.write_text(yaml.safe_dump(_proxy_config(node, kubeconfig)))
+    wish = yaml.safe_dump(_proxy_config(node, kubeconfig))
+    # kube-proxy ends when the file is written, even if nothing in it changes.
+    if not config.exists() or config.read_text() != wish:
+        processes.stop("kube-proxy")
+        config.write_text(wish)
     processes.start("kube-proxy", [_binary(cluster, "kube-proxy"), f"--config={config}"])
 
 

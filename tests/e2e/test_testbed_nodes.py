@@ -1,6 +1,7 @@
 """Real nodes run what the product's pods are made of."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,3 +131,12 @@ def test_another_test_bed_is_refused_and_changes_nothing_while_nodes_run(
     nodes.down(other)
     assert nodes.snapshot().rules == before.rules
     assert all(node.socket.is_socket() for node in two)
+
+
+def test_up_again_leaves_alone_what_runs(cluster: ControlPlane, two: list[Node]) -> None:
+    processes = Processes(nodes_state(cluster.state))
+    before = {process.name: process.pid for process in processes.all()}
+    nodes.up(cluster, count=len(two))
+    # kube-proxy ends a moment after somebody has written its configuration.
+    time.sleep(2)
+    assert {process.name: process.pid for process in processes.all() if process.alive} == before
